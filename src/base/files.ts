@@ -1,0 +1,92 @@
+import { randomBytes } from "node:crypto";
+import { constants } from "node:fs";
+import { open, rename, rm, rmdir, unlink } from "node:fs/promises";
+import { errnoOf, RuntimeError } from "./errors.ts";
+
+/** Writes a file so that a reader sees the old or the new content, never a part. */
+export async function writeFileAtomic(path: string, content: string, mode = 0o600): Promise<void> {
+  const temporary = `${path}.${randomBytes(4).toString("hex")}`;
+  try {
+    const file = await open(temporary, "wx", mode);
+    try {
+      await file.writeFile(content);
+    } finally {
+      await file.close();
+    }
+    await rename(temporary, path);
+  } catch (cause) {
+    await rm(temporary, { force: true });
+    throw new RuntimeError(systemErrorCode(cause), `Cannot write "${path}"`, { cause });
+  }
+}
+
+/**
+ * Reads a regular file of at most `maxBytes`, without following a final symbolic link and without ever blocking on
+ * a FIFO.
+ *
+ * @throws not_found, invalid_argument (not a regular file, too large), permission_denied
+ */
+export async function readRegularFile(path: string, maxBytes: number): Promise<Buffer> {
+  try {
+    await using file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+    const stat = await file.stat();
+    if (!stat.isFile()) {
+      throw new RuntimeError("invalid_argument", `Cannot read "${path}": it is not a regular file`);
+    }
+    if (stat.size > maxBytes) {
+      throw new RuntimeError(
+        "invalid_argument",
+        `Cannot read "${path}": it has ${stat.size} bytes, at most ${maxBytes} are accepted`,
+      );
+    }
+    return await file.readFile();
+  } catch (cause) {
+    if (cause instanceof RuntimeError) throw cause;
+    if (errnoOf(cause) === "ELOOP") {
+      throw new RuntimeError("invalid_argument", `Cannot read "${path}": it is a symbolic link`);
+    }
+    throw new RuntimeError(systemErrorCode(cause), `Cannot read "${path}"`, { cause });
+  }
+}
+
+/** Removes one file; being gone already is success. */
+export async function removeFile(path: string): Promise<void> {
+  await unlink(path).catch(ignore("ENOENT"));
+}
+
+/** Removes one empty directory; being gone already is success. */
+export async function removeDirectory(path: string): Promise<void> {
+  await rmdir(path).catch(ignore("ENOENT"));
+}
+
+/** A rejection handler that swallows the given errno codes and passes everything else on. */
+export function ignore(...codes: string[]): (error: unknown) => undefined {
+  return (error) => {
+    const code = errnoOf(error);
+    if (code !== undefined && codes.includes(code)) return undefined;
+    throw error;
+  };
+}
+
+/** Translates a Node system error to our kind of failure. */
+export function systemErrorCode(error: unknown) {
+  switch (errnoOf(error)) {
+    case "ENOENT":
+    case "ENOTDIR":
+      return "not_found";
+    case "EEXIST":
+      return "already_exists";
+    case "EACCES":
+    case "EPERM":
+      return "permission_denied";
+    case "ENOSPC":
+    case "EMFILE":
+    case "ENFILE":
+    case "EDQUOT":
+    case "EAGAIN":
+    case "ENOMEM":
+      return "resource_exhausted";
+    default:
+      return "internal";
+  }
+}

@@ -1,0 +1,40 @@
+/** How the VM executes guest code. `auto` takes KVM where it really works and TCG elsewhere. */
+export type AcceleratorSetting = "kvm" | "tcg" | "auto";
+export type MachineType = "microvm" | "q35";
+
+/** The runtime's settings, validated and frozen. Units are in the names; defaults in `defaults.ts`. */
+export interface Config {
+  /** `kvm` fails clearly where KVM does not work. TCG is for development and tests: it is no security boundary. */
+  readonly accel: AcceleratorSetting;
+  readonly machine: MachineType;
+  /** Guest memory when the spec sets no limit. 64 to 1048576. */
+  readonly defaultMemoryMiB: number;
+  /** Added to a memory limit of the spec for the guest's kernel and agent. */
+  readonly memoryOverheadMiB: number;
+  /** vCPUs when the spec sets no quota. 1 to 256. */
+  readonly defaultVcpus: number;
+  readonly maxVcpus: number;
+  /** Where runtime state lives: `<stateDirectory>/<namespace>/<sandbox id>`. */
+  readonly stateDirectory: string;
+  /** Where the command line keeps images and writable layers. */
+  readonly dataDirectory: string;
+  /** Directory with vmlinux, initrd, kernel.json, image.erofs, and optionally `tuned/`. */
+  readonly guestDirectory: string;
+  /** Kernel to boot instead of the tuned or default one of `guestDirectory`; empty: choose. */
+  readonly kernelPath: string;
+  readonly qemuPath: string;
+  readonly virtiofsdPath: string;
+  readonly vhostDeviceVsockPath: string;
+  /** First of the unprivileged user ids that VMs run as; one per sandbox. */
+  readonly vmmUidBase: number;
+  readonly vmmUidCount: number;
+  /** From the start of QEMU to the agent's ready line. */
+  readonly bootTimeoutMs: number;
+  /** For one control call to the agent. */
+  readonly agentCallTimeoutMs: number;
+  /** How long the output of an exited process may take to be read before its exit is reported anyway. */
+  readonly drainTimeoutMs: number;
+  readonly logLevel: "error" | "warn" | "info" | "debug";
+  /** Adds `caisson.log=debug` to the guest's command line and keeps the console in the log. */
+  readonly debugGuest: boolean;
+}

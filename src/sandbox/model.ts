@@ -1,0 +1,133 @@
+/**
+ * The model that every front door (shim, OCI command line, library) works on: a sandbox is one microVM, holds
+ * containers, and each container holds processes (its init and its execs).
+ *
+ * No generated or wire types here; the front doors translate.
+ */
+
+/** An OCI or containerd mount: where the root file system comes from. */
+export interface Mount {
+  readonly type: string;
+  readonly source: string;
+  /** Path below the mount point, empty for the mount point itself. */
+  readonly target: string;
+  readonly options: readonly string[];
+}
+
+/** Where a process's streams go, as the caller gave it; returned verbatim. Empty: no such stream. */
+export interface Stdio {
+  readonly stdin: string;
+  readonly stdout: string;
+  readonly stderr: string;
+  readonly terminal: boolean;
+}
+
+export interface CreateContainerRequest {
+  readonly containerId: string;
+  /** Absolute path of the bundle on the host; holds config.json. */
+  readonly bundle: string;
+  /** Mounted in order at `<bundle>/rootfs`; empty when `root.path` of the spec is ready already. */
+  readonly rootfs: readonly Mount[];
+  readonly stdio: Stdio;
+  readonly noPivotRoot: boolean;
+}
+
+export interface ExecRequest {
+  readonly execId: string;
+  readonly stdio: Stdio;
+  /** OCI `Process` as JSON, the bytes as they came. */
+  readonly processJson: Uint8Array;
+}
+
+export interface ExitStatus {
+  /** 0..255; 128 + signal for a signal, 255 when the VM died under the process. */
+  readonly exitCode: number;
+  /** Stamped by the host. */
+  readonly exitedAt: Date;
+}
+
+export type ProcessState =
+  | { readonly tag: "created" }
+  | { readonly tag: "starting" }
+  | { readonly tag: "running" }
+  | { readonly tag: "paused" }
+  | { readonly tag: "stopped"; readonly exit: ExitStatus }
+  | { readonly tag: "deleted"; readonly exit: ExitStatus };
+
+/** A process of a container. `state` and the getters answer from memory; nothing here waits for a hung guest. */
+export interface Process {
+  /** Empty for init. */
+  readonly execId: string;
+  readonly stdio: Stdio;
+  readonly state: ProcessState;
+  /**
+   * Host process id that stands for it: the VMM's while the VM lives or lived; 0 for an exec that was never started.
+   */
+  readonly pid: number;
+  /**
+   * Resolves when the process has ended and its output has been written out, or when it was deleted unstarted.
+   * Never rejects. Any number of callers.
+   */
+  wait(): Promise<ExitStatus>;
+  /** Resolves in the guest; sizes before start are kept. Without a terminal: no effect. */
+  resize(columns: number, rows: number): Promise<void>;
+  /** Drops our own hold on stdin; end of file reaches the process when every writer has closed. */
+  closeStdin(): void;
+  /**
+   * @throws not_found            the process has exited
+   * @throws failed_precondition  an exec that was not started
+   */
+  kill(signal: number, all: boolean): Promise<void>;
+}
+
+/** One container. Changes are serialised; `kill`, `wait` and the getters are not. */
+export interface Container {
+  readonly id: string;
+  readonly bundle: string;
+  readonly rootfs: readonly Mount[];
+  readonly init: Process;
+  /** Init or exec; @throws not_found */
+  process(execId: string): Process;
+  /** Starts init (`""`) or an exec. The start event has been emitted when it resolves. */
+  start(execId: string): Promise<void>;
+  /** Registers an exec. @throws already_exists, failed_precondition (stopped or paused) */
+  exec(request: ExecRequest): Promise<Process>;
+  /**
+   * Forgets init (and with it the container: stops, unmounts, removes everything of it on the host) or an exec.
+   * @throws failed_precondition when it runs
+   */
+  delete(execId: string): Promise<{ readonly exit: ExitStatus; readonly pid: number }>;
+}
+
+export type SandboxEvent =
+  | { readonly type: "create"; readonly container: Container }
+  | { readonly type: "start"; readonly container: Container }
+  | { readonly type: "exec-added"; readonly container: Container; readonly execId: string }
+  | { readonly type: "exec-started"; readonly container: Container; readonly process: Process }
+  | {
+      readonly type: "exit";
+      readonly container: Container;
+      readonly process: Process;
+      readonly exit: ExitStatus;
+    }
+  | { readonly type: "oom"; readonly container: Container }
+  | { readonly type: "delete"; readonly container: Container; readonly exit: ExitStatus };
+
+/** One microVM and what belongs to it. */
+export interface Sandbox {
+  readonly id: string;
+  /** Process id of the VMM; 0 before the first container boots it. */
+  readonly pid: number;
+  /** @throws not_found */
+  container(containerId: string): Container;
+  readonly containers: readonly Container[];
+  /**
+   * Boots the VM with the first container, then creates the container in it. When it fails nothing is left and the
+   * same id works again. The create event has been emitted when it resolves.
+   *
+   * @throws already_exists, invalid_argument, not_found, unavailable, deadline_exceeded
+   */
+  createContainer(request: CreateContainerRequest, options: { signal: AbortSignal }): Promise<Container>;
+  /** Powers the VM off and releases everything on the host, in order. Safe to call twice. */
+  close(): Promise<void>;
+}
