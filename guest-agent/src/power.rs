@@ -1,0 +1,65 @@
+//! The end of the machine, wanted or not.
+
+use std::convert::Infallible;
+use std::thread;
+use std::time::Duration;
+
+use nix::mount::{MntFlags, umount2};
+use nix::sys::reboot::{RebootMode, reboot};
+
+use crate::{cgroup, log};
+
+/// Time that syncing and unmounting may take before the machine ends without them: a share whose server is gone blocks for ever.
+const FLUSH_LIMIT: Duration = Duration::from_secs(5);
+
+/// Ends the machine at once.
+///
+/// It restarts instead of powering off: without ACPI there is no power-off, while with `reboot=t` on the kernel
+/// command line a restart is a triple fault, at which `qemu -no-reboot` exits.
+pub fn off() -> ! {
+    loop {
+        match reboot(RebootMode::RB_AUTOBOOT) {
+            Ok(never) => match never {} as Infallible,
+            // Not PID 1 of a machine: a test or a wrong start. Nothing to end but this process.
+            Err(_) => std::process::exit(70),
+        }
+    }
+}
+
+/// Prints `text` on the console and ends the machine.
+pub fn fatal(text: &str) -> ! {
+    log::fatal(text);
+    off()
+}
+
+/// Makes a panic end the machine with its message on the console.
+pub fn install_panic_hook() {
+    std::panic::set_hook(Box::new(|info| fatal(&info.to_string())));
+}
+
+/// Kills every container, writes everything back, unmounts the shares and ends the machine.
+pub fn shut_down() -> ! {
+    // The guard thread exists only here, at the very end.
+    let guard = thread::Builder::new().stack_size(64 * 1024).spawn(|| {
+        thread::sleep(FLUSH_LIMIT);
+        off()
+    });
+    if guard.is_err() {
+        off();
+    }
+    if let Err(error) = cgroup::kill_all() {
+        log::warn(&error.to_string());
+    }
+    nix::unistd::sync();
+    for target in mounts_below("/run/caisson").into_iter().rev() {
+        let _ = umount2(target.as_str(), MntFlags::MNT_DETACH);
+    }
+    nix::unistd::sync();
+    off()
+}
+
+/// Mount points below `root`, in the order in which they were mounted.
+fn mounts_below(root: &str) -> Vec<String> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    table.lines().filter_map(|line| line.split(' ').nth(4)).filter(|target| target.starts_with(root)).map(String::from).collect()
+}

@@ -1,0 +1,134 @@
+//! AF_VSOCK sockets for the runtime.
+//!
+//! Only the host (CID 2) is ever let in, and no write is larger than 32 KiB: newer guest kernels split larger ones
+//! into several descriptors, which some vsock backends drop.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, VsockAddr, accept4, bind, connect, getpeername, getsockopt, listen, socket, sockopt,
+};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+
+use crate::error::{Context as _, Result};
+
+/// CID of the host.
+pub const HOST_CID: u32 = libc::VMADDR_CID_HOST;
+/// Largest single write.
+pub const WRITE_LIMIT: usize = 32 * 1024;
+
+const FLAGS: SockFlag = SockFlag::SOCK_NONBLOCK.union(SockFlag::SOCK_CLOEXEC);
+
+/// A listening port.
+pub struct Listener(AsyncFd<OwnedFd>);
+
+impl Listener {
+    /// Listens on `port` of every local CID.
+    pub fn bind(port: u32) -> Result<Self> {
+        let action = || format!("listen on vsock port {port}");
+        let fd = socket(AddressFamily::Vsock, SockType::Stream, FLAGS, None).context(action)?;
+        bind(fd.as_raw_fd(), &VsockAddr::new(libc::VMADDR_CID_ANY, port)).context(action)?;
+        listen(&fd, Backlog::new(64).context(action)?).context(action)?;
+        Ok(Self(AsyncFd::new(fd).context(action)?))
+    }
+
+    /// Waits for the next connection from the host. Others are closed at once.
+    pub async fn accept(&self) -> io::Result<Stream> {
+        loop {
+            let mut guard = self.0.readable().await?;
+            let accepted = guard.try_io(|listener| {
+                let raw = accept4(listener.as_raw_fd(), FLAGS)?;
+                // SAFETY: accept4 has just returned this descriptor, nobody else owns it.
+                Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+            });
+            let Ok(accepted) = accepted else { continue };
+            match accepted {
+                Ok(fd) if is_host(&fd) => return Stream::new(fd),
+                Ok(_) => {}
+                Err(error) if is_transient(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Whether the peer of `fd` is the host.
+fn is_host(fd: &OwnedFd) -> bool {
+    getpeername::<VsockAddr>(fd.as_raw_fd()).is_ok_and(|peer| peer.cid() == HOST_CID)
+}
+
+/// Errors that belong to the connection that was being accepted, not to the listener.
+fn is_transient(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ECONNABORTED | libc::EINTR | libc::ECONNRESET | libc::EPERM))
+}
+
+/// A connected socket.
+pub struct Stream(AsyncFd<OwnedFd>);
+
+impl Stream {
+    fn new(fd: OwnedFd) -> io::Result<Self> {
+        Ok(Self(AsyncFd::new(fd)?))
+    }
+
+    /// Dials the host.
+    pub async fn connect_host(port: u32) -> io::Result<Self> {
+        let fd = socket(AddressFamily::Vsock, SockType::Stream, FLAGS, None)?;
+        match connect(fd.as_raw_fd(), &VsockAddr::new(HOST_CID, port)) {
+            Ok(()) => return Self::new(fd),
+            Err(nix::Error::EINPROGRESS | nix::Error::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let stream = Self::new(fd)?;
+        drop(stream.0.ready(Interest::WRITABLE).await?);
+        match getsockopt(stream.0.get_ref(), sockopt::SocketError)? {
+            0 => Ok(stream),
+            code => Err(io::Error::from_raw_os_error(code)),
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let mut guard = ready!(self.0.poll_read_ready(context))?;
+            let unfilled = buffer.initialize_unfilled();
+            match guard.try_io(|fd| nix::unistd::read(fd.get_ref(), unfilled).map_err(io::Error::from)) {
+                Ok(Ok(count)) => {
+                    buffer.advance(count);
+                    return Poll::Ready(Ok(()));
+                }
+                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(Err(error)) => return Poll::Ready(Err(error)),
+                Err(_would_block) => {}
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        // SIGPIPE is ignored by the Rust runtime, so a broken connection shows as EPIPE.
+        let data = &data[..data.len().min(WRITE_LIMIT)];
+        loop {
+            let mut guard = ready!(self.0.poll_write_ready(context))?;
+            match guard.try_io(|fd| nix::unistd::write(fd.get_ref(), data).map_err(io::Error::from)) {
+                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(result) => return Poll::Ready(result),
+                Err(_would_block) => {}
+            }
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// Nothing: half-closing has no meaning in our protocols, and backends differ in what they make of it.
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

@@ -1,0 +1,124 @@
+import { type ChildProcess, spawn, type StdioOptions } from "node:child_process";
+import type { Duplex, Readable } from "node:stream";
+import { RuntimeError } from "./errors.ts";
+import { minimalEnvironment } from "./exec.ts";
+import { planLaunch, type Privileges } from "./launch.ts";
+import { identify, type ProcessIdentity } from "./processes.ts";
+import { within } from "./scope.ts";
+import { TextRing } from "./text-ring.ts";
+
+export interface DaemonSpec {
+  /** For messages: "QEMU", "virtiofsd". */
+  readonly name: string;
+  readonly argv: readonly string[];
+  readonly privileges: Privileges;
+  /** Working directory; socket paths in the argv are relative to it, so that they stay short. */
+  readonly cwd: string;
+  /**
+   * What the child gets as fd 3 and up: `"socket"` is a socket pair whose other end is `daemon.sockets[i]`, a number
+   * is an open file descriptor of ours (we keep ours open; the caller closes it).
+   */
+  readonly fds?: readonly ("socket" | number)[];
+}
+
+export interface DaemonExit {
+  readonly exitCode: number | null;
+  readonly signal: NodeJS.Signals | null;
+}
+
+/** A long-lived child process that we own: the VMM and its helpers. */
+export interface Daemon extends AsyncDisposable {
+  readonly name: string;
+  readonly identity: ProcessIdentity;
+  /** Our ends of the `"socket"` entries of `fds`, in their order. */
+  readonly sockets: readonly Duplex[];
+  /** Resolves when the process has ended and was reaped. Never rejects. */
+  readonly exited: Promise<DaemonExit>;
+  readonly hasExited: boolean;
+  /** How it ended and its last words, for an error message; says that it runs while it does. */
+  lastWords(): string;
+  kill(signal: NodeJS.Signals): void;
+  /** SIGTERM, after `graceMs` SIGKILL, then waits until it is reaped. Safe to call twice. */
+  stop(graceMs: number): Promise<void>;
+}
+
+const stderrLimitBytes = 16 * 1024;
+
+/**
+ * Starts a long-lived child with only the given privileges, an explicit minimal environment and only the file
+ * descriptors named.
+ *
+ * @throws unavailable  it cannot be executed
+ */
+export async function startDaemon(spec: DaemonSpec): Promise<Daemon> {
+  const [file = "", ...args] = planLaunch(spec.argv, spec.privileges);
+  const fds = spec.fds ?? [];
+  const stdio: StdioOptions = ["ignore", "pipe", "pipe", ...fds.map((fd) => (fd === "socket" ? "pipe" : fd))];
+  const child = spawn(file, args, { cwd: spec.cwd, env: { ...minimalEnvironment }, stdio });
+  const output = new TextRing(stderrLimitBytes);
+  let exit: DaemonExit | undefined;
+  const exited = new Promise<DaemonExit>((resolve) => {
+    child.once("exit", (exitCode, signal) => {
+      exit = { exitCode, signal };
+      resolve(exit);
+    });
+  });
+  for (const stream of [child.stdout, child.stderr]) collect(stream, output);
+  const sockets = fds.flatMap((fd, index) => (fd === "socket" ? [extraSocket(child, 3 + index)] : []));
+  await started(child, spec.name);
+  const identity = identify(child.pid ?? 0) ?? { pid: child.pid ?? 0, startTicks: "" };
+
+  const kill = (signal: NodeJS.Signals) => {
+    if (exit === undefined) child.kill(signal);
+  };
+  const stop = async (graceMs: number) => {
+    kill("SIGTERM");
+    const outcome = graceMs > 0 ? await within(exited, graceMs, "late" as const) : "late";
+    if (outcome === "late") kill("SIGKILL");
+    await exited;
+  };
+  return {
+    name: spec.name,
+    identity,
+    sockets,
+    exited,
+    get hasExited() {
+      return exit !== undefined;
+    },
+    lastWords: () => formatLastWords(spec.name, exit, output),
+    kill,
+    stop,
+    [Symbol.asyncDispose]: () => stop(0),
+  };
+}
+
+function started(child: ChildProcess, name: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    child.once("spawn", resolve);
+    child.on("error", (cause) => {
+      reject(new RuntimeError("unavailable", `Cannot start ${name}`, { cause }));
+    });
+  });
+}
+
+function collect(stream: Readable | null, output: TextRing): void {
+  stream?.on("data", (chunk: Buffer) => output.push(chunk));
+  stream?.on("error", () => {
+    // The child is gone; its exit is reported by `exited`.
+  });
+}
+
+function extraSocket(child: ChildProcess, index: number): Duplex {
+  return child.stdio[index] as Duplex;
+}
+
+function formatLastWords(name: string, exit: DaemonExit | undefined, output: TextRing): string {
+  const how =
+    exit === undefined
+      ? `${name} is running`
+      : exit.signal !== null
+        ? `${name} was killed by ${exit.signal}`
+        : `${name} exited with code ${exit.exitCode}`;
+  const lines = output.lastLines(5);
+  return lines.length === 0 ? how : `${how}, its last words: ${lines.join(" | ")}`;
+}

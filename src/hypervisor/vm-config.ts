@@ -1,0 +1,53 @@
+/**
+ * Everything a driver needs to boot a VM, collected before anything is started. Plain data; paths are absolute
+ * unless stated otherwise.
+ */
+export interface VmConfig {
+  readonly sandboxId: string;
+  /**
+   * Private directory of this VM (mode 0700, owned by `user`): sockets of the VMM and its helpers are made in it.
+   */
+  readonly directory: string;
+  /** Unprivileged user of the VMM and its helpers, of this sandbox alone. */
+  readonly user: { readonly uid: number; readonly gid: number };
+  readonly machine: "microvm" | "q35";
+  readonly accelerator: "kvm" | "tcg";
+  readonly vcpus: number;
+  readonly memoryMiB: number;
+  readonly kernel: Kernel;
+  /** In the order in which the guest sees them; the first is the guest image. */
+  readonly disks: readonly Disk[];
+  readonly shares: readonly Share[];
+  readonly nics: readonly Nic[];
+  /** Network namespace that the VMM runs in, or undefined to stay in ours. */
+  readonly netnsPath?: string;
+}
+
+export interface Kernel {
+  /** Uncompressed vmlinux with a PVH note. */
+  readonly path: string;
+  readonly initrdPath?: string;
+  readonly commandLine: string;
+  /** The kernel finds virtio-mmio devices through ACPI (Debian's stock kernel) and not on its command line. */
+  readonly acpi: boolean;
+}
+
+export interface Disk {
+  readonly id: string;
+  /** Raw image; its format is never probed. */
+  readonly path: string;
+  readonly readOnly: boolean;
+}
+
+export interface Share {
+  readonly tag: string;
+  /** File name in `VmConfig.directory` of a vhost-user socket that virtiofsd listens on already. */
+  readonly socketName: string;
+}
+
+export interface Nic {
+  readonly id: string;
+  readonly macAddress: string;
+  /** File descriptor of an attached tap device (IFF_TAP | IFF_NO_PI | IFF_VNET_HDR); the caller closes its own copy. */
+  readonly tapFd: number;
+}
