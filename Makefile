@@ -1,0 +1,51 @@
+# Every target calls a script of the same name in scripts/, or an npm script. `make help` lists them.
+
+PREFIX ?= /usr
+DESTDIR ?=
+export PREFIX DESTDIR
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$(printf '\t') read -r name text; do printf '  make %-9s %s\n' "$$name" "$$text"; done
+
+run: build ## set everything up, then run a container in a microVM
+	@scripts/run
+
+build: ## everything that `run` needs: system packages, programs, guest, demo image
+	@scripts/build
+
+test: build ## checks and the essential tests of every suite
+	@scripts/test essential
+
+test-all: build ## checks and all tests
+	@scripts/test all
+
+check: ## formatting, types, lint, layers, clippy
+	@scripts/check
+
+fix: ## repair what `check` can repair by itself
+	@scripts/fix
+
+gen: ## generate src/gen from proto
+	@scripts/gen
+
+bench: build ## measure start time, memory and output rate: build/bench/results.json
+	@scripts/bench
+
+agent: ## build the guest agent
+	@scripts/agent
+
+guest: ## build the guest's kernel, initrd and image
+	@scripts/guest
+
+kernel: ## build the tuned guest kernel, which is then used (about ten minutes)
+	@scripts/kernel
+
+install: build ## install below $(DESTDIR)$(PREFIX)
+	@scripts/install
+
+clean: ## remove build/; the cache stays
+	@scripts/clean
+
+.PHONY: help run build test test-all check fix gen bench agent guest kernel install clean

