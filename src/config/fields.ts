@@ -1,0 +1,93 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import type { Config } from "./config.ts";
+
+/** One setting: its property in `Config`, its default, and the check of a value from a file. */
+export interface Field {
+  readonly property: keyof Config;
+  /** The default; a function where it depends on the `build/` that the executable lies in (undefined: installed). */
+  readonly fallback: unknown;
+  /** Throws what `fail` makes of the description of what was expected. */
+  readonly check: (value: unknown, fail: (expected: string) => Error) => void;
+}
+
+const installedDirectory = "/usr/lib/caisson";
+
+/** Every setting by its name in the file. `docs/configuration.md` is checked against this table. */
+export const fields: ReadonlyMap<string, Field> = new Map(
+  Object.entries({
+    accel: choice("accel", "kvm", ["kvm", "tcg", "auto"]),
+    machine: choice("machine", "microvm", ["microvm", "q35"]),
+    default_memory_mib: integer("defaultMemoryMiB", 512, 64, 1_048_576),
+    memory_overhead_mib: integer("memoryOverheadMiB", 96, 32, 65_536),
+    default_vcpus: integer("defaultVcpus", 1, 1, 256),
+    max_vcpus: integer("maxVcpus", 32, 1, 256),
+    state_directory: directory("stateDirectory", () => "/run/caisson"),
+    data_directory: directory("dataDirectory", () => "/var/lib/caisson"),
+    guest_directory: directory("guestDirectory", (build) => join(build ?? installedDirectory, "guest")),
+    kernel_path: file("kernelPath", () => ""),
+    qemu_path: file("qemuPath", () => "/usr/bin/qemu-system-x86_64"),
+    virtiofsd_path: file("virtiofsdPath", (build) => helper(build, "virtiofsd")),
+    vhost_device_vsock_path: file("vhostDeviceVsockPath", (build) => helper(build, "vhost-device-vsock")),
+    vmm_uid_base: integer("vmmUidBase", 700_000_000, 1_000, 4_000_000_000),
+    vmm_uid_count: integer("vmmUidCount", 65_536, 1, 1_000_000),
+    boot_timeout_ms: integer("bootTimeoutMs", 60_000, 1, 600_000),
+    agent_call_timeout_ms: integer("agentCallTimeoutMs", 30_000, 100, 600_000),
+    drain_timeout_ms: integer("drainTimeoutMs", 10_000, 0, 600_000),
+    log_level: choice("logLevel", "info", ["error", "warn", "info", "debug"]),
+    debug_guest: flag("debugGuest", false),
+  } satisfies Record<string, Field>),
+);
+
+function helper(buildDirectory: string | undefined, name: string): string {
+  if (buildDirectory !== undefined) return join(buildDirectory, "libexec", name);
+  const own = join(installedDirectory, "libexec", name);
+  // A distribution's virtiofsd lies in /usr/libexec.
+  return existsSync(own) ? own : join("/usr/libexec", name);
+}
+
+function choice(property: keyof Config, fallback: string, allowed: readonly string[]): Field {
+  return {
+    property,
+    fallback,
+    check: (value, fail) => {
+      if (!allowed.includes(value as string)) throw fail(allowed.map((item) => `"${item}"`).join(" or "));
+    },
+  };
+}
+
+function integer(property: keyof Config, fallback: number, min: number, max: number): Field {
+  return {
+    property,
+    fallback,
+    check: (value, fail) => {
+      const good = typeof value === "number" && Number.isInteger(value) && value >= min && value <= max;
+      if (!good) throw fail(`a whole number from ${min} to ${max}`);
+    },
+  };
+}
+
+function flag(property: keyof Config, fallback: boolean): Field {
+  return {
+    property,
+    fallback,
+    check: (value, fail) => {
+      if (typeof value !== "boolean") throw fail("true or false");
+    },
+  };
+}
+
+type PathDefault = (buildDirectory: string | undefined) => string;
+
+function directory(property: keyof Config, fallback: PathDefault): Field {
+  return { property, fallback, check: checkAbsolutePath };
+}
+
+function file(property: keyof Config, fallback: PathDefault): Field {
+  return { property, fallback, check: checkAbsolutePath };
+}
+
+function checkAbsolutePath(value: unknown, fail: (expected: string) => Error): void {
+  const good = typeof value === "string" && value.startsWith("/") && !value.includes("\0") && !value.includes("/../");
+  if (!good) throw fail("an absolute path");
+}

@@ -1,0 +1,92 @@
+import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { basename, dirname, join, resolve } from "node:path";
+import { parse } from "smol-toml";
+import { errnoOf, RuntimeError } from "../base/errors.ts";
+import type { Config } from "./config.ts";
+import { type Field, fields } from "./fields.ts";
+
+export interface LoadOptions {
+  /** Environment that may name the file in `CAISSON_CONFIG`. */
+  readonly environment: Readonly<Record<string, string | undefined>>;
+  /** Directory of the running executable (`…/build/bin` or `/usr/bin`). */
+  readonly executableDirectory: string;
+}
+
+/**
+ * Reads the configuration: `$CAISSON_CONFIG`, else `config.toml` in the `build/` that the executable lies in, else
+ * `/etc/caisson/config.toml`, else the defaults. Drop-ins `config.d/*.toml` beside the file follow in the order of
+ * their names; the last value wins.
+ *
+ * @throws not_found         `$CAISSON_CONFIG` names no file
+ * @throws invalid_argument  not TOML, an unknown key, or a value outside its range
+ */
+export function loadConfig(options: LoadOptions): Config {
+  const buildDirectory = buildDirectoryOf(options.executableDirectory);
+  const path = chooseFile(options.environment["CAISSON_CONFIG"], buildDirectory);
+  const values = new Map<string, unknown>();
+  for (const file of path === undefined ? [] : [path, ...dropIns(path)]) {
+    for (const [key, value] of Object.entries(readToml(file))) {
+      const field = fields.get(key);
+      if (field === undefined) {
+        throw invalid(file, `"${key}" is not a setting; the settings are ${[...fields.keys()].join(", ")}`);
+      }
+      field.check(value, (expected) => invalid(file, `${key} = ${JSON.stringify(value)}, expected ${expected}`));
+      values.set(key, value);
+    }
+  }
+  return Object.freeze(assemble(values, buildDirectory));
+}
+
+/** `build/` of a checkout when the executable lies in `build/bin`, else undefined (installed). */
+function buildDirectoryOf(executableDirectory: string): string | undefined {
+  const parent = dirname(executableDirectory);
+  const inBuild = basename(executableDirectory) === "bin" && basename(parent) === "build";
+  return inBuild ? parent : undefined;
+}
+
+function chooseFile(named: string | undefined, buildDirectory: string | undefined): string | undefined {
+  if (named !== undefined && named !== "") {
+    const path = resolve(named);
+    if (!existsSync(path)) {
+      throw new RuntimeError("not_found", `Cannot read the configuration "${path}" named by CAISSON_CONFIG: no such file`);
+    }
+    return path;
+  }
+  const candidates = [
+    ...(buildDirectory === undefined ? [] : [join(buildDirectory, "config.toml")]),
+    "/etc/caisson/config.toml",
+  ];
+  return candidates.find((candidate) => existsSync(candidate));
+}
+
+function dropIns(path: string): string[] {
+  const directory = join(dirname(path), "config.d");
+  try {
+    const names = readdirSync(directory).filter((name) => name.endsWith(".toml"));
+    return names.sort().map((name) => join(directory, name));
+  } catch (error) {
+    if (errnoOf(error) === "ENOENT") return [];
+    throw new RuntimeError("invalid_argument", `Cannot read the configuration directory "${directory}"`, { cause: error });
+  }
+}
+
+function readToml(file: string): Record<string, unknown> {
+  try {
+    return parse(readFileSync(file, "utf8"));
+  } catch (cause) {
+    throw new RuntimeError("invalid_argument", `Cannot read the configuration "${file}"`, { cause });
+  }
+}
+
+function invalid(file: string, fact: string): RuntimeError {
+  return new RuntimeError("invalid_argument", `Cannot use the configuration "${file}": ${fact}`);
+}
+
+function assemble(values: ReadonlyMap<string, unknown>, buildDirectory: string | undefined): Config {
+  const entries = [...fields].map(([key, field]: [string, Field]) => {
+    const fallback = typeof field.fallback === "function" ? field.fallback(buildDirectory) : field.fallback;
+    return [field.property, values.get(key) ?? fallback];
+  });
+  // Every property of Config has one entry in `fields` (its type says so) and every value was checked by it.
+  return Object.fromEntries(entries) as Config;
+}

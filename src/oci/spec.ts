@@ -1,0 +1,144 @@
+import { join } from "node:path";
+import { RuntimeError } from "../base/errors.ts";
+import { readRegularFile } from "../base/files.ts";
+import { isRawNumber, type Json, parseStrictJson } from "../base/strict-json.ts";
+
+/**
+ * The parts of an OCI runtime configuration that the host reads. Everything else is carried along untouched, so each
+ * object also has the fields that are not named here.
+ *
+ * Source: https://github.com/opencontainers/runtime-spec, config.md and config-linux.md.
+ */
+export interface Spec {
+  readonly ociVersion: string;
+  readonly process?: SpecProcess;
+  readonly root: { readonly path: string; readonly readonly?: boolean };
+  readonly hostname?: string;
+  readonly mounts?: readonly SpecMount[];
+  readonly annotations?: Readonly<Record<string, string>>;
+  readonly hooks?: Readonly<Record<string, readonly unknown[]>>;
+  readonly linux?: SpecLinux;
+}
+
+export interface SpecProcess {
+  readonly terminal?: boolean;
+  readonly consoleSize?: { readonly width: number; readonly height: number };
+  readonly args?: readonly string[];
+  readonly cwd: string;
+}
+
+export interface SpecMount {
+  readonly destination: string;
+  readonly type?: string;
+  readonly source?: string;
+  readonly options?: readonly string[];
+  readonly uidMappings?: readonly unknown[];
+  readonly gidMappings?: readonly unknown[];
+}
+
+export interface SpecLinux {
+  readonly namespaces?: readonly { readonly type: string; readonly path?: string }[];
+  readonly resources?: SpecResources;
+  readonly cgroupsPath?: string;
+  readonly devices?: readonly { readonly path: string; readonly type: string }[];
+}
+
+export interface SpecResources {
+  readonly memory?: { readonly limit?: unknown };
+  readonly cpu?: { readonly quota?: unknown; readonly period?: unknown };
+}
+
+// containerd's own limit for a spec is the 4 MiB of a message.
+const maxSpecBytes = 4 * 1024 * 1024;
+
+/**
+ * Reads `<bundle>/config.json` and checks what the host relies on.
+ *
+ * @throws not_found, invalid_argument
+ */
+export async function loadSpec(bundle: string): Promise<Spec> {
+  const path = join(bundle, "config.json");
+  const spec = parseStrictJson(await readRegularFile(path, maxSpecBytes), `"${path}"`);
+  checkSpec(spec, path);
+  return spec as unknown as Spec;
+}
+
+function checkSpec(spec: Json, path: string): void {
+  const refuse = (field: string, expected: string) =>
+    new RuntimeError("invalid_argument", `Cannot use "${path}": "${field}" is not ${expected}`);
+  if (!isObject(spec)) throw refuse("the document", "an object");
+  const version = spec["ociVersion"];
+  if (typeof version !== "string" || !/^1\.\d+\.\d+/.test(version)) throw refuse("ociVersion", 'a version "1.x.y"');
+  for (const section of ["windows", "vm", "solaris", "zos"]) {
+    if (spec[section] !== undefined) throw refuse(section, "supported; expected a Linux configuration");
+  }
+  checkRoot(spec["root"], refuse);
+  checkProcess(spec["process"], refuse);
+  checkMounts(spec["mounts"], refuse);
+  const linux = spec["linux"];
+  if (linux !== undefined && !isObject(linux)) throw refuse("linux", "an object");
+  const annotations = spec["annotations"];
+  if (annotations !== undefined && !(isObject(annotations) && Object.values(annotations).every(isString))) {
+    throw refuse("annotations", "an object of strings");
+  }
+}
+
+type Refuse = (field: string, expected: string) => RuntimeError;
+
+function checkRoot(root: Json | undefined, refuse: Refuse): void {
+  if (!isObject(root) || typeof root["path"] !== "string" || root["path"] === "") {
+    throw refuse("root.path", "a path");
+  }
+  if (root["readonly"] !== undefined && typeof root["readonly"] !== "boolean") throw refuse("root.readonly", "a boolean");
+}
+
+function checkProcess(process: Json | undefined, refuse: Refuse): void {
+  if (!isObject(process)) throw refuse("process", "an object");
+  const args = process["args"];
+  if (!Array.isArray(args) || args.length === 0 || !args.every(isCString) || args[0] === "") {
+    throw refuse("process.args", "a list of strings without NUL whose first is not empty");
+  }
+  const env = process["env"] ?? [];
+  if (!Array.isArray(env) || !env.every(isCString)) throw refuse("process.env", "a list of strings without NUL");
+  const cwd = process["cwd"];
+  if (!isCString(cwd) || !cwd.startsWith("/")) throw refuse("process.cwd", "an absolute path");
+  const user = process["user"] ?? {};
+  if (!isObject(user)) throw refuse("process.user", "an object");
+  for (const name of ["uid", "gid"]) checkUserId(user[name], `process.user.${name}`, refuse);
+}
+
+function checkUserId(value: Json | undefined, field: string, refuse: Refuse): void {
+  // 2^32-1 is the "no change" value of setresuid(2) and never a user.
+  const good = value === undefined || (Number.isInteger(value) && Number(value) >= 0 && Number(value) < 0xffff_ffff);
+  if (!good || isRawNumber(value)) throw refuse(field, "a number from 0 to 4294967294");
+}
+
+function checkMounts(mounts: Json | undefined, refuse: Refuse): void {
+  if (mounts === undefined) return;
+  if (!Array.isArray(mounts)) throw refuse("mounts", "a list");
+  mounts.forEach((mount: Json, index) => {
+    const field = `mounts[${index}]`;
+    if (!isObject(mount)) throw refuse(field, "an object");
+    const destination = mount["destination"];
+    if (!isCString(destination) || !destination.startsWith("/") || destination.split("/").includes("..")) {
+      throw refuse(`${field}.destination`, 'an absolute path without ".."');
+    }
+    for (const name of ["type", "source"]) {
+      if (mount[name] !== undefined && !isCString(mount[name])) throw refuse(`${field}.${name}`, "a string without NUL");
+    }
+    const options = mount["options"] ?? [];
+    if (!Array.isArray(options) || !options.every(isCString)) throw refuse(`${field}.options`, "a list of strings");
+  });
+}
+
+function isObject(value: Json | undefined): value is { readonly [key: string]: Json } {
+  return typeof value === "object" && value !== null && !Array.isArray(value) && !isRawNumber(value);
+}
+
+function isString(value: unknown): value is string {
+  return typeof value === "string";
+}
+
+function isCString(value: unknown): value is string {
+  return typeof value === "string" && !value.includes("\0");
+}

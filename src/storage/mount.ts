@@ -1,0 +1,98 @@
+import { readFileSync } from "node:fs";
+import { RuntimeError } from "../base/errors.ts";
+import { exec } from "../base/exec.ts";
+
+const mountTimeoutMs = 20_000;
+
+export interface MountEntry {
+  readonly mountId: number;
+  readonly mountPoint: string;
+  readonly fileSystem: string;
+}
+
+/** The mounts of our namespace in the order of the kernel (proc_pid_mountinfo(5)). */
+export function listMounts(): MountEntry[] {
+  return parseMountInfo(readFileSync("/proc/self/mountinfo", "utf8"));
+}
+
+/** Parses the text of mountinfo; paths are unescaped. */
+export function parseMountInfo(text: string): MountEntry[] {
+  return text
+    .split("\n")
+    .filter((line) => line !== "")
+    .map((line) => {
+      const fields = line.split(" ");
+      const separator = fields.indexOf("-");
+      return {
+        mountId: Number(fields[0]),
+        mountPoint: unescapePath(fields[4] ?? ""),
+        fileSystem: fields[separator + 1] ?? "",
+      };
+    });
+}
+
+function unescapePath(path: string): string {
+  return path.replace(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)));
+}
+
+/** Mounts a file system. Options that only containerd reads (`X-containerd.*`) are left out. */
+export async function mount(type: string, source: string, target: string, options: readonly string[]): Promise<void> {
+  const wanted = options.filter((option) => !option.startsWith("X-containerd."));
+  for (const value of [type, source, ...wanted]) {
+    if (value.includes("\0")) throw new RuntimeError("invalid_argument", `Cannot mount "${target}": an option holds NUL`);
+  }
+  const isBind = wanted.includes("bind") || wanted.includes("rbind") || type === "bind";
+  if (isBind) {
+    await bindMount(source, target, { recursive: !wanted.includes("bind"), readOnly: wanted.includes("ro") });
+    return;
+  }
+  const optionArguments = wanted.length === 0 ? [] : ["-o", wanted.join(",")];
+  await run(["mount", "--no-mtab", "-t", type, ...optionArguments, "--", source, target]);
+}
+
+export interface BindOptions {
+  /** Bring along the mounts below the source. */
+  readonly recursive?: boolean;
+  readonly readOnly?: boolean;
+}
+
+/** Binds a file or directory onto an existing target of the same kind. */
+export async function bindMount(source: string, target: string, options: BindOptions = {}): Promise<void> {
+  await run(["mount", "--no-mtab", "--no-canonicalize", options.recursive ? "--rbind" : "--bind", "--", source, target]);
+  // The kernel ignores flags of the binding call itself (mount(2)); a second one sets them on the new mount.
+  if (options.readOnly) await run(["mount", "--no-mtab", "--no-canonicalize", "-o", "remount,bind,ro", "--", target]);
+}
+
+/** Makes `path` a mount of its own whose later child mounts propagate to other namespaces (mount_namespaces(7)). */
+export async function makeShared(path: string): Promise<void> {
+  await run(["mount", "--no-mtab", "--bind", "--make-shared", "--", path, path]);
+}
+
+/** Unmounts one mount point; not being mounted is success. Busy mounts are detached. */
+export async function unmount(path: string): Promise<void> {
+  if (!listMounts().some((entry) => entry.mountPoint === path)) return;
+  await run(["umount", "--no-canonicalize", "--lazy", "--", path]);
+}
+
+/** Unmounts everything at or below `directory`, the deepest and latest first. */
+export async function unmountAllBelow(directory: string): Promise<void> {
+  // Mounts can be stacked on one point: look again until none is left, bounded by what one sandbox may mount.
+  for (let round = 0; round < 16; round++) {
+    const found = mountsBelow(directory);
+    if (found.length === 0) return;
+    await run(["umount", "--no-canonicalize", "--lazy", "--", ...found.slice(0, 200)]);
+  }
+  throw new RuntimeError("internal", `Cannot unmount everything below "${directory}": ${mountsBelow(directory).join(", ")}`);
+}
+
+/** Mount points at or below `directory`, each once, the latest first. */
+export function mountsBelow(directory: string): string[] {
+  const points = listMounts()
+    .map((entry) => entry.mountPoint)
+    .filter((point) => point === directory || point.startsWith(`${directory}/`));
+  return [...new Set(points.reverse())];
+}
+
+async function run(argv: readonly string[]): Promise<void> {
+  await exec(argv, { timeoutMs: mountTimeoutMs });
+}
