@@ -1,0 +1,67 @@
+/**
+ * Hybrid vsock: the VMM (or its backend) listens on a unix socket; a client writes `CONNECT <port>\n` and reads
+ * `OK <number>\n`, after which the bytes of the guest's connection follow. Spoken by vhost-device-vsock, Cloud
+ * Hypervisor and Firecracker.
+ */
+import { connect, type Socket } from "node:net";
+import { RuntimeError } from "../base/errors.ts";
+
+const maxLineBytes = 256;
+
+/** Connects to a port of the guest. Bytes that arrive right behind the handshake are kept. */
+export async function dialVsock(path: string, port: number, signal: AbortSignal): Promise<Socket> {
+  const socket = connect(path);
+  try {
+    await handshake(socket, port, signal);
+    return socket;
+  } catch (error) {
+    socket.destroy();
+    throw error;
+  }
+}
+
+/** Does the `CONNECT` handshake on a socket that is connected or connecting. */
+export async function handshake(socket: Socket, port: number, signal: AbortSignal): Promise<void> {
+  socket.write(`CONNECT ${port}\n`);
+  const line = await readReplyLine(socket, signal, `vsock port ${port} of the guest`);
+  if (!/^OK \d{1,10}$/.test(line)) {
+    throw new RuntimeError("unavailable", `Cannot connect to vsock port ${port} of the guest: the backend said ${JSON.stringify(line)}`);
+  }
+}
+
+/**
+ * Reads one line of at most 256 bytes and leaves the bytes behind it in the socket, which is paused afterwards.
+ *
+ * @throws unavailable  the connection ended, or no line end came within 256 bytes
+ */
+export function readReplyLine(socket: Socket, signal: AbortSignal, what: string): Promise<string> {
+  return new Promise((resolve, reject) => {
+    let received = Buffer.alloc(0);
+    const finish = (settle: () => void) => {
+      socket.off("data", onData).off("error", onError).off("close", onClose);
+      signal.removeEventListener("abort", onAbort);
+      socket.pause();
+      settle();
+    };
+    const fail = (fact: string, cause?: unknown) => {
+      finish(() => reject(new RuntimeError("unavailable", `Cannot connect to ${what}: ${fact}`, { cause })));
+    };
+    const onData = (chunk: Buffer) => {
+      received = Buffer.concat([received, chunk]);
+      const end = received.indexOf(10);
+      if (end < 0 && received.length < maxLineBytes) return;
+      if (end < 0) return fail(`no line end within ${maxLineBytes} bytes`);
+      finish(() => {
+        if (end + 1 < received.length) socket.unshift(received.subarray(end + 1));
+        resolve(received.toString("latin1", 0, end));
+      });
+    };
+    const onError = (cause: Error) => fail("the connection failed", cause);
+    const onClose = () => fail("the connection was closed");
+    const onAbort = () => finish(() => reject(signal.reason as Error));
+    if (signal.aborted) return onAbort();
+    socket.on("data", onData).on("error", onError).on("close", onClose);
+    signal.addEventListener("abort", onAbort, { once: true });
+    socket.resume();
+  });
+}
