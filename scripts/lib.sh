@@ -13,6 +13,10 @@ else
   bold='' dim='' red='' plain=''
 fi
 
+# A line that fails without a word of its own is named. (step() looks at failures itself, with `set -e` off.)
+set -o errtrace
+trap 'if [[ $- == *e* ]]; then printf "%s:%d: failed: %s\n" "${BASH_SOURCE[0]}" "$LINENO" "$BASH_COMMAND" >&2; fi' ERR
+
 # step NAME COMMAND… runs the command and says what is being done and how long it took.
 # The command runs in a subshell of its own, with `set -e` in force: a failing line ends it.
 step() {
@@ -166,11 +170,9 @@ apt_recall() {
   cat "$file"
 }
 
-# apt_candidate PACKAGE prints package=version as `apt-get download` wants it.
-apt_candidate() {
-  local version
-  version=$(apt-cache policy "$1" | sed -n 's/^ *Candidate: \([^(].*\)/\1/p')
-  [[ -z $version ]] || echo "$1=$version"
+# apt_candidates PACKAGE… prints package=version, a line each, as `apt-get download` wants it.
+apt_candidates() {
+  apt-cache policy "$@" | awk '/^[^ ]/ { sub(/:$/, ""); name = $0 } /^  Candidate: [^(]/ { print name "=" $2 }'
 }
 
 # apt_fetch FOLDER PACKAGE… downloads packages into the folder without installing them.
