@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Builds the native addon into build/lib/caisson.node.
+set -euo pipefail
+source "$(dirname "$0")/../scripts/lib.sh"
+
+export CARGO_TARGET_DIR=$cache/target/native
+need_cargo "$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/native/Cargo.toml")"
+lock native
+
+# Cargo knows best what changed; the stamp only spares asking it.
+stamp=$build/lib/.native.key
+now=$(key "$root/native" "$(cargo --version)")
+if [[ -f $build/lib/caisson.node && $(cat "$stamp" 2>/dev/null) == "$now" ]]; then exit; fi
+
+cd "$root/native"
+step 'Build the native addon' cargo build --release --locked
+put_changed "$CARGO_TARGET_DIR/release/libcaisson.so" "$build/lib/caisson.node"
+echo "$now" >"$stamp"

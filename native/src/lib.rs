@@ -1,0 +1,6 @@
+//! What the host side of Caisson needs from Linux and Node cannot do: tap devices in another network namespace and
+//! FIFOs. Every function is synchronous and short.
+
+mod error;
+mod fifo;
+mod tap;

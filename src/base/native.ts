@@ -1,0 +1,45 @@
+import { existsSync } from "node:fs";
+import { createRequire } from "node:module";
+import { join } from "node:path";
+import { RuntimeError } from "./errors.ts";
+
+/** What Linux offers and Node does not (native/src). A failing call throws an `Error` with the errno's name as `code`. */
+export interface Native {
+  /**
+   * Opens the tap `name` in the network namespace at `netnsPath` (single queue, no packet information, virtio-net
+   * headers), made when there is none; the kernel removes it with its last file descriptor. The descriptor is non-blocking,
+   * close-on-exec, and the caller's.
+   */
+  openTap(options: { readonly netnsPath: string; readonly name: string }): number;
+  /** Makes a FIFO (mkfifo(3)); `mode` is subject to the umask. */
+  makeFifo(path: string, mode: number): void;
+}
+
+/**
+ * The native addon, loaded at the first call.
+ *
+ * @throws unavailable  it was not built, or is of another machine
+ */
+export function loadNative(): Native {
+  // Beside the bundle (`bin/` and `lib/` are siblings), or in the checkout when these sources run as they are.
+  const candidates = ["../lib/caisson.node", "../../build/lib/caisson.node"].map((path) =>
+    join(import.meta.dirname, path),
+  );
+  const path = candidates.find((candidate) => existsSync(candidate));
+  if (path === undefined) {
+    throw new RuntimeError(
+      "unavailable",
+      `Cannot load the native addon: there is none at ${candidates.map((candidate) => `"${candidate}"`).join(" or ")}; "make build" or native/build.sh builds it`,
+    );
+  }
+  try {
+    // `require` keeps what it has loaded.
+    return createRequire(import.meta.url)(path) as Native;
+  } catch (cause) {
+    throw new RuntimeError(
+      "unavailable",
+      `Cannot load the native addon "${path}": build it anew on this machine with native/build.sh`,
+      { cause },
+    );
+  }
+}
