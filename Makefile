@@ -36,6 +36,9 @@ bench: build ## measure start time, memory and output rate: build/bench/results.
 agent: ## build the guest agent
 	@scripts/agent
 
+native: ## build the addon for Node
+	@scripts/native
+
 guest: ## build the guest's kernel, initrd and image
 	@scripts/guest
 
@@ -48,4 +51,4 @@ install: build ## install below $(DESTDIR)$(PREFIX)
 clean: ## remove build/; the cache stays
 	@scripts/clean
 
-.PHONY: help run build test test-all check fix gen bench agent guest kernel install clean
+.PHONY: help run build test test-all check fix gen bench agent native guest kernel install clean
