@@ -1,0 +1,38 @@
+import { defineConfig } from "vitest/config";
+
+const minutes = 60_000;
+
+/** One suite per folder of test/. Suites that own machine-wide things run one after the other, file by file. */
+function suite(name: string, options: { order: number; parallel: boolean; timeoutMs: number }) {
+  return {
+    extends: true as const,
+    test: {
+      name,
+      include: [`test/${name}/**/*.test.ts`],
+      testTimeout: options.timeoutMs,
+      hookTimeout: options.timeoutMs,
+      sequence: { groupOrder: options.order },
+      // A file gets a process of its own; two at most, because the smallest machine we care for has two cores.
+      pool: "forks" as const,
+      maxWorkers: options.parallel ? 2 : 1,
+    },
+  };
+}
+
+export default defineConfig({
+  test: {
+    projects: [
+      suite("unit", { order: 1, parallel: true, timeoutMs: 20_000 }),
+      suite("peer", { order: 2, parallel: true, timeoutMs: 60_000 }),
+      suite("vm", { order: 3, parallel: false, timeoutMs: 5 * minutes }),
+      suite("e2e", { order: 4, parallel: false, timeoutMs: 5 * minutes }),
+    ],
+    // Prints every test with its time when it ends (and a skip's reason), then the standard closing lines.
+    reporters: ["verbose"],
+    slowTestThreshold: 60_000,
+    passWithNoTests: true,
+    teardownTimeout: 60_000,
+    // `test` = the essential cases, `all` adds the long ones (test/support/cli-level.ts).
+    env: { CAISSON_TEST_LEVEL: process.env["CAISSON_TEST_LEVEL"] ?? "essential" },
+  },
+});
