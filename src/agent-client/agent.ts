@@ -1,0 +1,286 @@
+import {
+  CallCredentials,
+  ChannelCredentials,
+  Client,
+  type ClientReadableStream,
+  type ServiceError,
+  status,
+} from "@grpc/grpc-js";
+import type { Socket } from "node:net";
+import Long from "long";
+import { type Code, RuntimeError } from "../base/errors.ts";
+import { foreignText } from "../base/log.ts";
+import { scope } from "../base/scope.ts";
+import { caisson } from "../gen/agent.js";
+import { handshake } from "./vsock.ts";
+
+const v1 = caisson.agent.v1;
+type Event = caisson.agent.v1.Event;
+
+const agentPort = 1024;
+const servicePath = "/caisson.agent.v1.Agent";
+/** Answers are small; the largest is the process list of one container. */
+const maxMessageBytes = 4 * 1024 * 1024;
+
+export interface GuestExit {
+  readonly containerId: string;
+  /** Empty for init. */
+  readonly execId: string;
+  readonly exitCode: number;
+}
+
+export interface AgentEvents {
+  onExit(exit: GuestExit): void;
+  onOomKill(containerId: string): void;
+}
+
+export interface GuestStdio {
+  readonly stdin: boolean;
+  readonly stdout: boolean;
+  readonly stderr: boolean;
+  readonly terminal: boolean;
+  readonly columns: number;
+  readonly rows: number;
+}
+
+export interface GuestConfiguration {
+  readonly sandboxId: string;
+  readonly randomSeed: Uint8Array;
+  readonly streamToken: Uint8Array;
+  readonly hostname: string;
+  readonly storages: readonly { type: string; source: string; target: string; options: string[] }[];
+  readonly interfaces: readonly { macAddress: string; name: string; mtu: number; addresses: string[] }[];
+  readonly routes: readonly {
+    destination: string;
+    gateway: string;
+    interfaceName: string;
+    source: string;
+    metric: number;
+    scope: string;
+    onLink: boolean;
+    family: string;
+  }[];
+  readonly neighbours: readonly { address: string; macAddress: string; interfaceName: string }[];
+}
+
+export interface GuestReport {
+  readonly agentVersion: string;
+  readonly kernelRelease: string;
+  /** Boot phases, microseconds since the start of the guest's kernel. */
+  readonly bootPhases: readonly { readonly name: string; readonly atMicros: number }[];
+}
+
+/** The process that a call is about: `execId` is empty for init. */
+export interface ProcessAddress {
+  readonly containerId: string;
+  readonly execId: string;
+}
+
+/**
+ * The control connection to one guest's agent. There is exactly one in the life of a sandbox: it is never dialled
+ * again, because whoever answers then need not be the agent.
+ */
+export class Agent implements Disposable {
+  readonly #client: Client;
+  readonly #callTimeoutMs: number;
+
+  /** @param vsockPath  the hybrid vsock socket; dialled at the first call */
+  constructor(vsockPath: string, callTimeoutMs: number) {
+    this.#callTimeoutMs = callTimeoutMs;
+    this.#client = new Client(`unix:${vsockPath}`, new VsockCredentials(callTimeoutMs), {
+      "grpc.max_receive_message_length": maxMessageBytes,
+      "grpc.enable_retries": 0,
+      "grpc.service_config_disable_resolution": 1,
+      "grpc.default_authority": "agent",
+      "grpc.enable_http_proxy": 0,
+      // The connection must not be dropped for being idle (grpc-js does so after 30 minutes).
+      "grpc.client_idle_timeout_ms": 2_147_483_647,
+    });
+  }
+
+  [Symbol.dispose](): void {
+    this.#client.close();
+  }
+
+  /** First call: clock, random seed, shares, network. */
+  async configure(configuration: GuestConfiguration, signal?: AbortSignal): Promise<GuestReport> {
+    const response = await this.#call("Configure", v1.ConfigureRequest, v1.ConfigureResponse, {
+      ...configuration,
+      // Taken as late as possible: the time until the guest reads it is the error of its clock.
+      wallClockUnixNanos: Long.fromNumber(Date.now()).multiply(1_000_000),
+      storages: [...configuration.storages],
+      interfaces: [...configuration.interfaces],
+      routes: [...configuration.routes],
+      neighbours: [...configuration.neighbours],
+    }, signal);
+    return {
+      agentVersion: foreignText(response.agentVersion, 64),
+      kernelRelease: foreignText(response.kernelRelease, 64),
+      bootPhases: response.bootPhases.slice(0, 32).map((phase) => ({
+        name: foreignText(phase.name ?? "", 64),
+        atMicros: Number(phase.atMicros ?? 0),
+      })),
+    };
+  }
+
+  /**
+   * Delivers exits and OOM kills until the connection ends.
+   *
+   * @returns resolves with the reason when it has ended; never rejects
+   */
+  subscribe(events: AgentEvents): Promise<string> {
+    const stream: ClientReadableStream<Event> = this.#client.makeServerStreamRequest(
+      `${servicePath}/Events`,
+      (request: caisson.agent.v1.EventsRequest) => Buffer.from(v1.EventsRequest.encode(request).finish()),
+      (bytes) => v1.Event.decode(bytes),
+      new v1.EventsRequest(),
+    );
+    stream.on("data", (event: Event) => deliver(event, events));
+    return new Promise((resolve) => {
+      stream.once("error", (error: Error) => resolve(foreignText(error.message)));
+      stream.once("end", () => resolve("the agent ended the event stream"));
+    });
+  }
+
+  async createContainer(request: {
+    readonly containerId: string;
+    readonly ociConfigJson: Uint8Array;
+    readonly stdio: GuestStdio;
+    readonly noPivotRoot: boolean;
+  }, signal?: AbortSignal): Promise<void> {
+    await this.#call("CreateContainer", v1.CreateContainerRequest, v1.CreateContainerResponse, request, signal);
+  }
+
+  async createExec(
+    request: ProcessAddress & { readonly ociProcessJson: Uint8Array; readonly stdio: GuestStdio },
+  ): Promise<void> {
+    await this.#call("CreateExec", v1.CreateExecRequest, v1.CreateExecResponse, request);
+  }
+
+  async startProcess(process: ProcessAddress): Promise<void> {
+    await this.#call("StartProcess", v1.StartProcessRequest, v1.StartProcessResponse, process);
+  }
+
+  async signalProcess(
+    request: ProcessAddress & { readonly signal: number; readonly all: boolean },
+    signal?: AbortSignal,
+  ): Promise<void> {
+    await this.#call("SignalProcess", v1.SignalProcessRequest, v1.SignalProcessResponse, request, signal);
+  }
+
+  async resizeTerminal(request: ProcessAddress & { readonly columns: number; readonly rows: number }): Promise<void> {
+    await this.#call("ResizeTerminal", v1.ResizeTerminalRequest, v1.ResizeTerminalResponse, request);
+  }
+
+  async deleteProcess(process: ProcessAddress, signal?: AbortSignal): Promise<void> {
+    await this.#call("DeleteProcess", v1.DeleteProcessRequest, v1.DeleteProcessResponse, process, signal);
+  }
+
+  /** Resident memory of the agent in bytes. */
+  async ping(signal?: AbortSignal): Promise<number> {
+    const response = await this.#call("Ping", v1.PingRequest, v1.PingResponse, {}, signal);
+    return Number(response.agentResidentBytes);
+  }
+
+  /** Asks the guest to sync and power off; the connection may end before the answer. */
+  async powerOff(signal: AbortSignal): Promise<void> {
+    await this.#call("PowerOff", v1.PowerOffRequest, v1.PowerOffResponse, {}, signal);
+  }
+
+  async #call<Request, Response>(
+    method: string,
+    requestType: Encoder<Request>,
+    responseType: { decode(bytes: Uint8Array): Response },
+    request: Request,
+    signal?: AbortSignal,
+  ): Promise<Response> {
+    using limit = scope(signal, this.#callTimeoutMs, `the call ${method} to the guest's agent`);
+    limit.signal.throwIfAborted();
+    return await new Promise<Response>((resolve, reject) => {
+      const call = this.#client.makeUnaryRequest(
+        `${servicePath}/${method}`,
+        (value: Request) => Buffer.from(requestType.encode(value).finish()),
+        (bytes) => responseType.decode(bytes),
+        request,
+        (error, response) => {
+          limit.signal.removeEventListener("abort", cancel);
+          if (limit.signal.aborted && error?.code === status.CANCELLED) reject(limit.signal.reason as Error);
+          else if (error !== null) reject(translate(method, error));
+          else if (response === undefined) reject(new RuntimeError("internal", `Cannot use the answer of ${method}: it is empty`));
+          else resolve(response);
+        },
+      );
+      const cancel = () => call.cancel();
+      limit.signal.addEventListener("abort", cancel, { once: true });
+    });
+  }
+}
+
+interface Encoder<T> {
+  encode(message: T): { finish(): Uint8Array };
+}
+
+function deliver(event: Event, events: AgentEvents): void {
+  if (event.exit) {
+    const { containerId, execId, exitStatus } = event.exit;
+    events.onExit({ containerId: containerId ?? "", execId: execId ?? "", exitCode: (exitStatus ?? 255) & 0xff });
+  } else if (event.oomKill) {
+    events.onOomKill(event.oomKill.containerId ?? "");
+  }
+}
+
+const codes: ReadonlyMap<number, Code> = new Map([
+  [status.CANCELLED, "canceled"],
+  [status.INVALID_ARGUMENT, "invalid_argument"],
+  [status.DEADLINE_EXCEEDED, "deadline_exceeded"],
+  [status.NOT_FOUND, "not_found"],
+  [status.ALREADY_EXISTS, "already_exists"],
+  [status.PERMISSION_DENIED, "permission_denied"],
+  [status.RESOURCE_EXHAUSTED, "resource_exhausted"],
+  [status.FAILED_PRECONDITION, "failed_precondition"],
+  [status.UNIMPLEMENTED, "unimplemented"],
+  [status.UNAVAILABLE, "unavailable"],
+]);
+
+/** The agent's words are shown to the user as they are (bounded, escaped); ours say when there is no agent. */
+function translate(method: string, error: ServiceError): RuntimeError {
+  const code = codes.get(error.code) ?? "internal";
+  const words = foreignText(error.details);
+  return code === "unavailable"
+    ? new RuntimeError(code, `Cannot call ${method} of the guest's agent: ${words}`)
+    : new RuntimeError(code, words);
+}
+
+/** Plain HTTP/2 over a unix socket that first needs the hybrid vsock handshake; used for one connection. */
+class VsockCredentials extends ChannelCredentials {
+  readonly #timeoutMs: number;
+  #dialled = false;
+
+  constructor(timeoutMs: number) {
+    super();
+    this.#timeoutMs = timeoutMs;
+  }
+
+  override _isSecure(): boolean {
+    return false;
+  }
+
+  override _equals(other: ChannelCredentials): boolean {
+    return this === other;
+  }
+
+  override _createSecureConnector(): ReturnType<ChannelCredentials["_createSecureConnector"]> {
+    return {
+      connect: async (socket: Socket) => {
+        if (this.#dialled) throw new RuntimeError("unavailable", "The connection to the guest's agent is gone for good");
+        this.#dialled = true;
+        using limit = scope(undefined, this.#timeoutMs, "the connection to the guest's agent");
+        await handshake(socket, agentPort, limit.signal);
+        return { socket, secure: false };
+      },
+      waitForReady: async () => {},
+      getCallCredentials: () => CallCredentials.createEmpty(),
+      destroy: () => {},
+    };
+  }
+}

@@ -1,0 +1,175 @@
+import type { Socket } from "node:net";
+import { asError, describe } from "../base/errors.ts";
+import type { Log } from "../base/log.ts";
+import { endFrame, encodeFrames, FrameDecoder } from "../agent-client/frames.ts";
+import type { StreamName } from "../agent-client/streams.ts";
+import { type Input, openInput, openOutput, type Output } from "./fifo.ts";
+import type { Stdio } from "./model.ts";
+
+/** Opens a stdio stream of the process in the guest. */
+export type OpenGuestStream = (name: StreamName, signal: AbortSignal) => Promise<Socket>;
+
+interface NamedOutput {
+  readonly name: StreamName;
+  readonly output: Output;
+}
+
+/**
+ * The stdio of one process: the caller's FIFOs or files on one side, one guest stream each on the other.
+ *
+ * Each stream has its own back-pressure: a full destination pauses its guest stream and nothing else.
+ */
+export class ProcessIo {
+  readonly #log: Log;
+  readonly #input: Input | undefined;
+  readonly #outputs: readonly NamedOutput[];
+  readonly #guestStreams = new Set<Socket>();
+  #exitSeen: Promise<unknown> = Promise.resolve();
+  #finished: Promise<unknown> = Promise.resolve();
+
+  private constructor(log: Log, input: Input | undefined, outputs: readonly NamedOutput[]) {
+    this.#log = log;
+    this.#input = input;
+    this.#outputs = outputs;
+  }
+
+  /** Opens the caller's side; waits for the readers of FIFOs. On failure nothing stays open. */
+  static async open(stdio: Stdio, log: Log, signal: AbortSignal): Promise<ProcessIo> {
+    const opened: NamedOutput[] = [];
+    let input: Input | undefined;
+    try {
+      if (stdio.stdin !== "") input = openInput(stdio.stdin);
+      // One file for both must be opened twice: each stream closes its own.
+      const wanted: [StreamName, string][] = [["stdout", stdio.stdout]];
+      if (!stdio.terminal) wanted.push(["stderr", stdio.stderr]);
+      await Promise.all(
+        wanted
+          .filter(([, uri]) => uri !== "")
+          .map(async ([name, uri]) => opened.push({ name, output: await openOutput(uri, signal) })),
+      );
+      return new ProcessIo(log, input, opened);
+    } catch (error) {
+      input?.close();
+      for (const { output } of opened) output.close();
+      throw error;
+    }
+  }
+
+  /**
+   * Connects both sides and copies in the background until each stream ends.
+   *
+   * @throws unavailable  the guest refused a stream; everything is closed then
+   */
+  async connect(openGuestStream: OpenGuestStream, signal: AbortSignal): Promise<void> {
+    const dial = async (name: StreamName) => {
+      const socket = await openGuestStream(name, signal);
+      this.#guestStreams.add(socket);
+      socket.once("close", () => this.#guestStreams.delete(socket));
+      return socket;
+    };
+    try {
+      const outputs = await Promise.all(
+        this.#outputs.map(async ({ name, output }) => copyOutput(await dial(name), output, this.#failed(name))),
+      );
+      this.#exitSeen = Promise.all(outputs.map((copy) => copy.exitSeen));
+      this.#finished = Promise.all(outputs.map((copy) => copy.finished));
+      if (this.#input !== undefined) copyInput(this.#input, await dial("stdin"), this.#failed("stdin"));
+    } catch (error) {
+      this.close();
+      throw error;
+    }
+  }
+
+  /** Resolves when everything that the process itself wrote has been written out. Never rejects. */
+  get exitSeen(): Promise<unknown> {
+    return this.#exitSeen;
+  }
+
+  /** Resolves when every output has ended and was closed. Never rejects. */
+  get finished(): Promise<unknown> {
+    return this.#finished;
+  }
+
+  closeStdin(): void {
+    this.#input?.release();
+  }
+
+  /** The process is gone: nobody reads stdin any more. */
+  endStdin(): void {
+    this.#input?.close();
+  }
+
+  /** Ends everything at once. Idempotent. */
+  close(): void {
+    this.#input?.close();
+    for (const socket of this.#guestStreams) socket.destroy();
+    for (const { output } of this.#outputs) output.close();
+  }
+
+  #failed(name: StreamName): (error: unknown) => void {
+    return (error) => this.#log.warn({ stream: name, error: describe(error) }, "stdio stream ended early");
+  }
+}
+
+interface OutputCopy {
+  readonly exitSeen: Promise<void>;
+  readonly finished: Promise<void>;
+}
+
+function copyOutput(source: Socket, output: Output, failed: (error: unknown) => void): OutputCopy {
+  const exitSeen = Promise.withResolvers<void>();
+  const finished = Promise.withResolvers<void>();
+  const destination = output.stream;
+  // A write of nothing completes after everything before it: that is when the process's own output is out.
+  const flush = () => {
+    if (destination.destroyed || destination.writableLength === 0) exitSeen.resolve();
+    else destination.write("", () => exitSeen.resolve());
+  };
+  const decoder = new FrameDecoder({
+    onData: (payload) => {
+      if (!destination.destroyed && !destination.write(payload)) source.pause();
+    },
+    onExitMark: flush,
+    onEnd: () => source.destroy(),
+  });
+  destination.on("drain", () => source.resume());
+  destination.once("close", () => source.resume());
+  source.on("data", (chunk: Buffer) => {
+    try {
+      decoder.push(chunk);
+    } catch (error) {
+      source.destroy(asError(error));
+    }
+  });
+  source.on("error", failed);
+  source.once("close", () => {
+    void output.finish().then(() => {
+      exitSeen.resolve();
+      finished.resolve();
+    });
+  });
+  source.resume();
+  return { exitSeen: exitSeen.promise, finished: finished.promise };
+}
+
+function copyInput(input: Input, destination: Socket, failed: (error: unknown) => void): void {
+  const source = input.stream;
+  source.on("data", (chunk: Buffer) => {
+    let more = true;
+    for (const frame of encodeFrames(chunk)) more = destination.write(frame);
+    if (!more) source.pause();
+  });
+  destination.on("drain", () => source.resume());
+  // Said in band; the guest closes. A half-close means different things to different vsock backends.
+  source.once("end", () => destination.write(endFrame));
+  source.on("error", failed);
+  // The guest closes a stdin whose process does not read any more. What clients still write is dropped, so that
+  // they do not block for ever.
+  destination.on("error", failed);
+  destination.once("close", () => {
+    source.removeAllListeners("data");
+    source.resume();
+  });
+  // Nothing but a close is expected from the other side, and only a flowing socket notices it.
+  destination.resume();
+}

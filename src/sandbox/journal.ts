@@ -1,0 +1,70 @@
+import { closeSync, constants, fsyncSync, openSync, readFileSync, writeSync } from "node:fs";
+import { join } from "node:path";
+import { errnoOf, RuntimeError } from "../base/errors.ts";
+import { systemErrorCode } from "../base/files.ts";
+import type { ProcessIdentity } from "../base/processes.ts";
+
+/** One thing on the host that a sandbox holds, as `delete` needs it to release it. */
+export type JournalEntry =
+  | { readonly kind: "process"; readonly name: string; readonly identity: ProcessIdentity }
+  /** A user id taken from the pool. */
+  | { readonly kind: "user"; readonly uid: number }
+  /** Taps and filters made in this network namespace. */
+  | { readonly kind: "network"; readonly netnsPath: string }
+  /** A network namespace of our own, bound to this path. */
+  | { readonly kind: "netns"; readonly path: string }
+  /** Mounts of a container's root file system at `<bundle>/rootfs`. */
+  | { readonly kind: "rootfs"; readonly path: string }
+  | { readonly kind: "container"; readonly containerId: string };
+
+const fileName = "journal";
+
+/**
+ * The record of what a sandbox holds on the host. Each entry is on disk before the thing is made (processes: right after
+ * they were started, their pid is not known before), so that `delete` finds everything after any crash.
+ */
+export class Journal implements Disposable {
+  readonly #fd: number;
+  readonly #path: string;
+
+  /** @throws resource_exhausted, already_exists */
+  constructor(directory: string) {
+    this.#path = join(directory, fileName);
+    this.#fd = openSync(this.#path, constants.O_WRONLY | constants.O_CREAT | constants.O_APPEND, 0o600);
+  }
+
+  add(entry: JournalEntry): void {
+    try {
+      writeSync(this.#fd, `${JSON.stringify(entry)}\n`);
+      fsyncSync(this.#fd);
+    } catch (cause) {
+      throw new RuntimeError(systemErrorCode(cause), `Cannot write "${this.#path}"`, { cause });
+    }
+  }
+
+  [Symbol.dispose](): void {
+    closeSync(this.#fd);
+  }
+}
+
+/** The entries of a sandbox's journal, oldest first; none when there is no journal. A torn last line is left out. */
+export function readJournal(directory: string): JournalEntry[] {
+  let text: string;
+  try {
+    text = readFileSync(join(directory, fileName), "utf8");
+  } catch (error) {
+    if (errnoOf(error) === "ENOENT") return [];
+    throw error;
+  }
+  return text.split("\n").flatMap((line) => {
+    try {
+      // Only root writes this file, in the format of `JournalEntry`.
+      return line === "" ? [] : [JSON.parse(line) as JournalEntry];
+    } catch {
+      return [];
+    }
+  });
+}
+
+/** File name of the journal in the sandbox's directory. */
+export const journalName = fileName;

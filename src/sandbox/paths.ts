@@ -1,0 +1,21 @@
+import { join } from "node:path";
+
+/** Where the things of one sandbox lie on the host. All of it follows from the ids, so `delete` needs nothing else. */
+export interface SandboxPaths {
+  /** `<stateDirectory>/<namespace>/<sandbox id>` */
+  readonly directory: string;
+  /** Private to the VM's user: sockets of the VMM and its helpers. */
+  readonly vm: string;
+  readonly netns: string;
+  readonly timeline: string;
+}
+
+export function sandboxPaths(stateDirectory: string, namespace: string, sandboxId: string): SandboxPaths {
+  const directory = join(stateDirectory, namespace, sandboxId);
+  return {
+    directory,
+    vm: join(directory, "vm"),
+    netns: join(directory, "netns"),
+    timeline: join(directory, "timeline.json"),
+  };
+}
