@@ -1,4 +1,4 @@
-# Every target calls a script of the same name in scripts/, or an npm script. `make help` lists them.
+# Every target calls a script, most of them of the same name in scripts/. `make help` lists them.
 
 PREFIX ?= /usr
 DESTDIR ?=
@@ -37,7 +37,7 @@ agent: ## build the guest agent
 	@scripts/agent
 
 native: ## build the addon for Node
-	@scripts/native
+	@native/build.sh
 
 guest: ## build the guest's kernel, initrd and image
 	@scripts/guest
