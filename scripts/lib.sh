@@ -70,6 +70,29 @@ quiet() {
   return "$status"
 }
 
+# patient COMMAND… is quiet() for what takes long: every ten seconds it shows that it is still at it.
+patient() {
+  local log status=0 pid start=$EPOCHREALTIME
+  log=$(mktemp)
+  "$@" >"$log" 2>&1 </dev/null &
+  pid=$!
+  while_running "$pid" eval 'printf "%s    … %s%s\n" "$dim" "$(since "$start")" "$plain" >&2'
+  wait "$pid" || status=$?
+  if ((status != 0)); then
+    printf '%s\n' "$*" >&2
+    tail -n 60 "$log" >&2
+  fi
+  rm -f "$log"
+  return "$status"
+}
+
+# while_running PID COMMAND… runs the command every ten seconds until our child PID has ended.
+while_running() {
+  local pid=$1
+  shift
+  while ! timeout 10 tail --pid="$pid" --sleep-interval=0.1 --follow /dev/null; do "$@"; done
+}
+
 # lock NAME keeps a second make with the same cache waiting until this script has ended.
 # The descriptor is opened by bash without close-on-exec: nothing started here may outlive the script.
 lock() {
@@ -151,7 +174,7 @@ use_node() {
 apt_lists() {
   if [[ ${1-} != renew ]] && apt-cache show libc6 >/dev/null 2>&1; then return; fi
   [[ $(id -u) == 0 ]] || fail 'the package lists of apt are missing or too old' 'run: sudo apt-get update'
-  quiet apt-get update
+  patient apt-get update
 }
 
 # apt_recall COMMAND… prints what the command printed when apt's lists were the ones of now: asking apt takes half a second.
@@ -184,7 +207,7 @@ apt_fetch() {
   local fetch=(env -C "$folder" apt-get -o APT::Sandbox::User=root download "$@")
   if ! "${fetch[@]}" >/dev/null 2>&1 </dev/null; then
     apt_lists renew
-    quiet "${fetch[@]}"
+    patient "${fetch[@]}"
   fi
 }
 
