@@ -62,12 +62,7 @@ quiet() {
   local log status=0
   log=$(mktemp)
   "$@" >"$log" 2>&1 </dev/null || status=$?
-  if ((status != 0)); then
-    printf '%s\n' "$*" >&2
-    tail -n 60 "$log" >&2
-  fi
-  rm -f "$log"
-  return "$status"
+  report "$status" "$log" "$@"
 }
 
 # patient COMMAND… is quiet() for what takes long: every ten seconds it shows that it is still at it.
@@ -78,9 +73,20 @@ patient() {
   pid=$!
   while_running "$pid" eval 'printf "%s    … %s%s\n" "$dim" "$(since "$start")" "$plain" >&2'
   wait "$pid" || status=$?
+  report "$status" "$log" "$@"
+}
+
+# report STATUS LOG COMMAND… shows a failed command with its output and returns its status. The log goes.
+report() {
+  local status=$1 log=$2
+  shift 2
   if ((status != 0)); then
-    printf '%s\n' "$*" >&2
-    tail -n 60 "$log" >&2
+    printf '%s\n' "failed with exit status $status: $*" >&2
+    if (($(wc -l <"$log") > 80)); then
+      { head -n 20 "$log" && echo '[…]' && tail -n 60 "$log"; } >&2
+    else
+      cat "$log" >&2
+    fi
   fi
   rm -f "$log"
   return "$status"
