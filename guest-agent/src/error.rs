@@ -72,7 +72,10 @@ pub trait Context<T> {
 
 impl<T, E: Into<io::Error>> Context<T> for std::result::Result<T, E> {
     fn context(self, action: impl FnOnce() -> String) -> Result<T> {
-        self.map_err(|cause| Error::Io { action: action(), cause: cause.into() })
+        self.map_err(|cause| Error::Io {
+            action: action(),
+            cause: cause.into(),
+        })
     }
 }
 
@@ -91,7 +94,8 @@ pub fn clean(text: &str, limit: usize) -> String {
 
 /// False for control characters and for the ones that reorder text on a terminal.
 fn is_plain(character: char) -> bool {
-    !character.is_control() && !matches!(character, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    !character.is_control()
+        && !matches!(character, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]

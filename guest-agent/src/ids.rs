@@ -12,6 +12,11 @@ pub fn check_container_id(id: &str) -> Result<()> {
     check("container id", id, CONTAINER_ID_LIMIT)
 }
 
+/// The same for the sandbox's id, which follows the rule of containers.
+pub fn check_sandbox_id(id: &str) -> Result<()> {
+    check("sandbox id", id, CONTAINER_ID_LIMIT)
+}
+
 /// The same for an exec id.
 pub fn check_exec_id(id: &str) -> Result<()> {
     check("exec id", id, EXEC_ID_LIMIT)
@@ -19,7 +24,10 @@ pub fn check_exec_id(id: &str) -> Result<()> {
 
 fn check(what: &str, id: &str, limit: usize) -> Result<()> {
     if id.len() > limit {
-        return Err(Error::InvalidArgument(format!("Cannot use {what} of {} bytes: the limit is {limit}", id.len())));
+        return Err(Error::InvalidArgument(format!(
+            "Cannot use {what} of {} bytes: the limit is {limit}",
+            id.len()
+        )));
     }
     if !is_identifier(id) {
         return Err(Error::InvalidArgument(format!(
@@ -32,7 +40,8 @@ fn check(what: &str, id: &str, limit: usize) -> Result<()> {
 
 /// Whether `id` is made of alphanumeric words with single separators between them.
 pub fn is_identifier(id: &str) -> bool {
-    id.split(['.', '_', '-']).all(|word| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric()))
+    id.split(['.', '_', '-'])
+        .all(|word| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric()))
 }
 
 #[cfg(test)]
@@ -44,7 +53,22 @@ mod tests {
         for good in ["a", "A1", "a-b", "a.b_c-d", "0", "constructor"] {
             assert!(is_identifier(good), "{good}");
         }
-        for bad in ["", "-", "-a", "a-", "a--b", "a..b", "..", ".", "a/b", "a b", "é", "a\n", "__proto__", "a\0"] {
+        for bad in [
+            "",
+            "-",
+            "-a",
+            "a-",
+            "a--b",
+            "a..b",
+            "..",
+            ".",
+            "a/b",
+            "a b",
+            "é",
+            "a\n",
+            "__proto__",
+            "a\0",
+        ] {
             assert!(!is_identifier(bad), "{bad:?}");
         }
     }

@@ -30,7 +30,11 @@ struct Budget {
 
 impl Budget {
     fn new(now: Instant) -> Self {
-        Self { tokens: BURST, refilled_at: now, dropped: 0 }
+        Self {
+            tokens: BURST,
+            refilled_at: now,
+            dropped: 0,
+        }
     }
 
     /// Takes one line's worth. `Some(n)`: go on, `n` lines were dropped since the last one.
@@ -104,7 +108,11 @@ fn emit(level: &str, text: &str) {
 /// The console, or standard error where there is none (tests).
 fn console() -> Option<File> {
     ["/dev/console", "/dev/stderr"].iter().find_map(|path| {
-        OpenOptions::new().write(true).custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK | libc::O_CLOEXEC).open(path).ok()
+        OpenOptions::new()
+            .write(true)
+            .custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK | libc::O_CLOEXEC)
+            .open(path)
+            .ok()
     })
 }
 

@@ -1,6 +1,5 @@
 //! The end of the machine, wanted or not.
 
-use std::convert::Infallible;
 use std::thread;
 use std::time::Duration;
 
@@ -17,13 +16,9 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 /// It restarts instead of powering off: without ACPI there is no power-off, while with `reboot=t` on the kernel
 /// command line a restart is a triple fault, at which `qemu -no-reboot` exits.
 pub fn off() -> ! {
-    loop {
-        match reboot(RebootMode::RB_AUTOBOOT) {
-            Ok(never) => match never {} as Infallible,
-            // Not PID 1 of a machine: a test or a wrong start. Nothing to end but this process.
-            Err(_) => std::process::exit(70),
-        }
-    }
+    // It returns only to refuse, which it does outside a machine of our own: then there is nothing to end but this process.
+    let Err(_) = reboot(RebootMode::RB_AUTOBOOT);
+    std::process::exit(70);
 }
 
 /// Prints `text` on the console and ends the machine.
@@ -61,5 +56,10 @@ pub fn shut_down() -> ! {
 /// Mount points below `root`, in the order in which they were mounted.
 fn mounts_below(root: &str) -> Vec<String> {
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    table.lines().filter_map(|line| line.split(' ').nth(4)).filter(|target| target.starts_with(root)).map(String::from).collect()
+    table
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .filter(|target| target.starts_with(root))
+        .map(String::from)
+        .collect()
 }

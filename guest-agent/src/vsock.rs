@@ -9,12 +9,14 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, VsockAddr, accept4, bind, connect, getpeername, getsockopt, listen, socket, sockopt,
+    AddressFamily, Backlog, SockFlag, SockType, VsockAddr, accept4, bind, connect, getpeername, getsockopt, listen,
+    socket, sockopt,
 };
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
 use crate::error::{Context as _, Result};
+use crate::polled;
 
 /// CID of the host.
 pub const HOST_CID: u32 = libc::VMADDR_CID_HOST;
@@ -33,7 +35,9 @@ impl Listener {
         let fd = socket(AddressFamily::Vsock, SockType::Stream, FLAGS, None).context(action)?;
         bind(fd.as_raw_fd(), &VsockAddr::new(libc::VMADDR_CID_ANY, port)).context(action)?;
         listen(&fd, Backlog::new(64).context(action)?).context(action)?;
-        Ok(Self(AsyncFd::new(fd).context(action)?))
+        Ok(Self(
+            polled::register(fd, Interest::READABLE | Interest::WRITABLE).context(action)?,
+        ))
     }
 
     /// Waits for the next connection from the host. Others are closed at once.
@@ -63,7 +67,10 @@ fn is_host(fd: &OwnedFd) -> bool {
 
 /// Errors that belong to the connection that was being accepted, not to the listener.
 fn is_transient(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ECONNABORTED | libc::EINTR | libc::ECONNRESET | libc::EPERM))
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ECONNABORTED | libc::EINTR | libc::ECONNRESET | libc::EPERM)
+    )
 }
 
 /// A connected socket.
@@ -71,7 +78,7 @@ pub struct Stream(AsyncFd<OwnedFd>);
 
 impl Stream {
     fn new(fd: OwnedFd) -> io::Result<Self> {
-        Ok(Self(AsyncFd::new(fd)?))
+        Ok(Self(polled::register(fd, Interest::READABLE | Interest::WRITABLE)?))
     }
 
     /// Dials the host.

@@ -1,0 +1,174 @@
+//! The bundle that crun reads, made from the host's OCI configuration.
+
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use crate::cgroup::Cgroup;
+use crate::console::Size;
+use crate::error::{Context, Error, Result};
+
+/// The wanted terminal with its size, if any.
+pub type Terminal = Option<Size>;
+
+const DIRECTORY: &str = "/run/caisson/bundles";
+
+/// A bundle directory, removed when dropped.
+pub struct Bundle(PathBuf);
+
+impl Bundle {
+    /// Writes the bundle of the container `id`. The configuration keeps its values, only the terminal and the cgroup are ours to say.
+    pub fn create(id: &str, config: &[u8], terminal: Terminal) -> Result<Self> {
+        let config = adapt_config(id, config, terminal)?;
+        let path = Path::new(DIRECTORY).join(id);
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(DIRECTORY)
+            .context(|| format!("create {DIRECTORY}"))?;
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .context(|| format!("create {}", path.display()))?;
+        let bundle = Self(path);
+        fs::write(bundle.0.join("config.json"), config)
+            .context(|| format!("write the configuration of container \"{id}\""))?;
+        Ok(bundle)
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Bundle {
+    /// Known names only: nothing is deleted that might lie behind a mount.
+    fn drop(&mut self) {
+        let _ = fs::remove_file(self.0.join("config.json"));
+        if let Err(error) = fs::remove_dir(&self.0) {
+            crate::log::warn(&format!("Cannot remove {}: {error}", self.0.display()));
+        }
+    }
+}
+
+fn adapt_config(id: &str, config: &[u8], terminal: Terminal) -> Result<Vec<u8>> {
+    let mut config = parse_object("the OCI configuration", config)?;
+    let root = config
+        .get("root")
+        .and_then(|root| root.get("path"))
+        .and_then(Value::as_str);
+    if !root.is_some_and(|path| path.starts_with('/') && path.len() > 1) {
+        return Err(Error::InvalidArgument(format!(
+            "Cannot create container \"{id}\": root.path must be an absolute guest path"
+        )));
+    }
+    set_terminal(object(&mut config, "process")?, terminal);
+    object(&mut config, "linux")?.insert("cgroupsPath".into(), Value::String(Cgroup::oci_path(id)));
+    to_bytes(&config)
+}
+
+/// Adapts an OCI `Process`.
+pub fn adapt_process(process: &[u8], terminal: Terminal) -> Result<Vec<u8>> {
+    let mut process = parse_object("the OCI process", process)?;
+    if process.get("args").and_then(Value::as_array).is_none_or(Vec::is_empty) {
+        return Err(Error::InvalidArgument(
+            "Cannot use the OCI process: it has no arguments".into(),
+        ));
+    }
+    set_terminal(&mut process, terminal);
+    to_bytes(&process)
+}
+
+/// Refuses what is not a JSON object, for data that is passed on as it came.
+pub fn check_object(what: &str, data: &[u8]) -> Result<()> {
+    parse_object(what, data).map(drop)
+}
+
+/// Integers of 64 bits keep their value; nesting is bounded by the parser (128).
+fn parse_object(what: &str, data: &[u8]) -> Result<Map<String, Value>> {
+    serde_json::from_slice(data).map_err(|error| Error::InvalidArgument(format!("Cannot parse {what}: {error}")))
+}
+
+fn object<'a>(config: &'a mut Map<String, Value>, name: &str) -> Result<&'a mut Map<String, Value>> {
+    config.get_mut(name).and_then(Value::as_object_mut).ok_or_else(|| {
+        Error::InvalidArgument(format!(
+            "Cannot use the OCI configuration: \"{name}\" is missing or no object"
+        ))
+    })
+}
+
+/// The request's word overrides the configuration's. crun sets the size before the process runs; without a terminal a
+/// size makes no sense.
+fn set_terminal(process: &mut Map<String, Value>, terminal: Terminal) {
+    process.insert("terminal".into(), Value::Bool(terminal.is_some()));
+    match terminal {
+        None => {
+            process.remove("consoleSize");
+        }
+        Some(size) if size != Size::default() => {
+            process.insert(
+                "consoleSize".into(),
+                json!({ "width": size.columns, "height": size.rows }),
+            );
+        }
+        Some(_) => {}
+    }
+}
+
+fn to_bytes(value: &Map<String, Value>) -> Result<Vec<u8>> {
+    serde_json::to_vec(value).map_err(|error| Error::Internal(format!("Cannot write JSON: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn config_gets_terminal_and_cgroup_and_keeps_large_integers() {
+        let config = br#"{"root":{"path":"/run/caisson/shared/c1/rootfs"},"process":{"args":["a"],"consoleSize":{}},
+            "linux":{"cgroupsPath":"/host","resources":{"memory":{"limit":9223372036854771712,"swap":18446744073709551615}}}}"#;
+        let text =
+            String::from_utf8(adapt_config("c1", config, None).expect("a good configuration")).expect("JSON is UTF-8");
+        assert!(text.contains("\"cgroupsPath\":\"/caisson/c1\""));
+        assert!(text.contains("\"terminal\":false"));
+        assert!(!text.contains("consoleSize"));
+        assert!(text.contains("\"limit\":9223372036854771712") && text.contains("\"swap\":18446744073709551615"));
+    }
+
+    #[test]
+    fn config_without_what_is_needed_is_refused() {
+        for config in [
+            "",
+            "[]",
+            "{}",
+            r#"{"root":{"path":"rootfs"},"process":{},"linux":{}}"#,
+            r#"{"root":{"path":"/"},"process":{},"linux":{}}"#,
+            r#"{"root":{"path":"/x"},"linux":{}}"#,
+            r#"{"root":{"path":"/x"},"process":{}}"#,
+        ] {
+            assert!(
+                matches!(
+                    adapt_config("c1", config.as_bytes(), None),
+                    Err(Error::InvalidArgument(_))
+                ),
+                "{config}"
+            );
+        }
+    }
+
+    #[test]
+    fn process_needs_arguments() {
+        assert!(adapt_process(br#"{"args":[]}"#, None).is_err());
+        assert_eq!(
+            adapt_process(
+                br#"{"args":["a"],"terminal":false}"#,
+                Some(Size { columns: 80, rows: 24 })
+            )
+            .ok(),
+            Some(br#"{"args":["a"],"consoleSize":{"height":24,"width":80},"terminal":true}"#.to_vec())
+        );
+    }
+}

@@ -1,0 +1,158 @@
+//! A container: its cgroup, its init and its execs.
+
+mod control;
+mod create;
+mod exits;
+mod start;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::{Notify, RwLock};
+use tokio::task::AbortHandle;
+
+use crate::bundle::Bundle;
+use crate::cgroup::Cgroup;
+use crate::console::Size;
+use crate::error::{Error, Result};
+use crate::events::Events;
+use crate::process::{Process, State, name};
+use crate::proto::CreateExecRequest;
+use crate::reaper::Reaper;
+use crate::sandbox::lock;
+use crate::{bundle, ids};
+
+/// Execs that a container may have registered at once.
+const EXEC_LIMIT: usize = 1024;
+
+/// One container. Calls on it may come at the same time.
+pub struct Container {
+    id: String,
+    cgroup: Cgroup,
+    reaper: Reaper,
+    events: Events,
+    /// Shared by starts of execs; whole for what must not meet them.
+    operation: RwLock<()>,
+    /// Tells that a process has changed its state.
+    changed: Notify,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    init: Process,
+    execs: BTreeMap<String, Process>,
+    paused: bool,
+    oom_kills: u64,
+    oom_watch: Option<AbortHandle>,
+    /// Held for its removal with the container.
+    _bundle: Bundle,
+}
+
+impl Inner {
+    fn process(&mut self, container_id: &str, exec_id: &str) -> Result<&mut Process> {
+        if exec_id.is_empty() {
+            return Ok(&mut self.init);
+        }
+        let found = self.execs.get_mut(exec_id);
+        found.ok_or_else(|| {
+            Error::NotFound(format!(
+                "Cannot find {}",
+                name(container_id, &exec_id.escape_default().to_string())
+            ))
+        })
+    }
+
+    fn init_has_exited(&self) -> bool {
+        matches!(self.init.state, State::Exiting | State::Stopped)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(task) = &self.oom_watch {
+            task.abort();
+        }
+    }
+}
+
+impl Container {
+    /// Works on one process; empty `exec_id` is init.
+    pub fn with_process<T>(&self, exec_id: &str, work: impl FnOnce(&mut Process) -> Result<T>) -> Result<T> {
+        work(lock(&self.inner).process(&self.id, exec_id)?)
+    }
+
+    /// Its cgroup.
+    pub fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
+    }
+
+    /// Registers an exec; nothing runs yet.
+    pub fn create_exec(&self, request: CreateExecRequest) -> Result<()> {
+        let exec_id = request.exec_id;
+        ids::check_exec_id(&exec_id)?;
+        let what = name(&self.id, &exec_id);
+        bundle::adapt_process(&request.oci_process_json, None)?;
+        let mut inner = lock(&self.inner);
+        if inner.execs.contains_key(&exec_id) {
+            return Err(Error::AlreadyExists(format!("Cannot create {what}: it exists")));
+        }
+        self.check_can_exec(&inner, &what)?;
+        if inner.execs.len() >= EXEC_LIMIT {
+            return Err(Error::ResourceExhausted(format!(
+                "Cannot create {what}: the container has {EXEC_LIMIT} of {EXEC_LIMIT}"
+            )));
+        }
+        let process = Process::registered(request.oci_process_json, request.stdio.unwrap_or_default())?;
+        inner.execs.insert(exec_id, process);
+        Ok(())
+    }
+
+    fn check_can_exec(&self, inner: &Inner, what: &str) -> Result<()> {
+        if inner.init_has_exited() {
+            return Err(Error::FailedPrecondition(format!(
+                "Cannot run {what}: the container has exited"
+            )));
+        }
+        if inner.paused {
+            return Err(Error::FailedPrecondition(format!(
+                "Cannot run {what}: the container is paused"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Resizes the terminal of a process, now or when it has one.
+    pub fn resize(&self, exec_id: &str, size: Size) -> Result<()> {
+        self.with_process(exec_id, |process| process.resize(size))
+    }
+
+    /// Forgets an exec that has stopped or never run.
+    pub fn delete_exec(&self, exec_id: &str) -> Result<()> {
+        let mut inner = lock(&self.inner);
+        if inner.process(&self.id, exec_id)?.is_live() {
+            return Err(Error::FailedPrecondition(format!(
+                "Cannot delete {}: it is running",
+                name(&self.id, exec_id)
+            )));
+        }
+        inner.execs.remove(exec_id);
+        Ok(())
+    }
+
+    /// Waits until `reached` holds; it is looked at after every change of a process.
+    async fn wait_for(&self, mut reached: impl FnMut(&mut Inner) -> bool) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            // Listen before looking, or a change in between would be missed.
+            changed.as_mut().enable();
+            if reached(&mut lock(&self.inner)) {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+/// What creation hands out: the container and init's process id.
+type Created = (Arc<Container>, i32);

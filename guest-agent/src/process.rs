@@ -1,0 +1,129 @@
+//! One process of a container: init, or an exec.
+
+use std::os::fd::OwnedFd;
+
+use crate::bundle::Terminal;
+use crate::console::{self, Size};
+use crate::error::{Error, Result};
+use crate::proto::Stdio;
+use crate::stdio::{ChildEnds, Endpoints};
+
+/// Where a process is in its life.
+pub enum State {
+    /// An exec that has not been started: its OCI `Process`, and the ends for its standard streams.
+    Registered {
+        /// JSON as the host gave it.
+        process: Vec<u8>,
+        /// Handed to crun at start.
+        ends: ChildEnds,
+    },
+    /// An exec that crun is starting.
+    Starting,
+    /// An exec that could not be started; only deletion is left.
+    Failed,
+    /// An init that is set up and blocked before its program.
+    Created {
+        /// Process id in the guest.
+        pid: i32,
+    },
+    /// Runs.
+    Running {
+        /// Process id in the guest.
+        pid: i32,
+    },
+    /// Reaped, but not reported: an init waits for its execs.
+    Exiting,
+    /// Reported.
+    Stopped,
+}
+
+/// A process with its streams. Dropping it closes them.
+pub struct Process {
+    /// Where it is.
+    pub state: State,
+    /// Its streams.
+    pub endpoints: Endpoints,
+    declared: Stdio,
+    size: Size,
+    terminal: Option<OwnedFd>,
+}
+
+impl Process {
+    /// An init that crun has created as `pid`.
+    pub fn created(pid: i32, declared: Stdio, endpoints: Endpoints) -> Self {
+        Self::new(State::Created { pid }, declared, endpoints)
+    }
+
+    /// An exec to be started later.
+    pub fn registered(process: Vec<u8>, declared: Stdio) -> Result<Self> {
+        let (endpoints, ends) = Endpoints::new(&declared)?;
+        Ok(Self::new(State::Registered { process, ends }, declared, endpoints))
+    }
+
+    fn new(state: State, declared: Stdio, endpoints: Endpoints) -> Self {
+        Self {
+            state,
+            endpoints,
+            size: Size::new(declared.columns, declared.rows),
+            declared,
+            terminal: None,
+        }
+    }
+
+    /// The terminal to ask crun for.
+    pub fn wanted_terminal(&self) -> Terminal {
+        self.declared.terminal.then_some(self.size)
+    }
+
+    /// Takes the terminal that crun has made.
+    pub fn attach_terminal(&mut self, master: OwnedFd) -> Result<()> {
+        console::resize(&master, self.size)?;
+        self.endpoints.attach_terminal(&master, &self.declared)?;
+        self.terminal = Some(master);
+        Ok(())
+    }
+
+    /// Resizes the terminal, or remembers the size for when there is one. Without a terminal nothing happens.
+    pub fn resize(&mut self, size: Size) -> Result<()> {
+        self.size = size;
+        self.terminal
+            .as_ref()
+            .map_or(Ok(()), |master| console::resize(master, size))
+    }
+
+    /// The process id, while there is a process.
+    pub fn pid(&self) -> Option<i32> {
+        match self.state {
+            State::Created { pid } | State::Running { pid } => Some(pid),
+            _ => None,
+        }
+    }
+
+    /// Whether its exit is still to be reported.
+    pub fn is_live(&self) -> bool {
+        matches!(
+            self.state,
+            State::Starting | State::Created { .. } | State::Running { .. } | State::Exiting
+        )
+    }
+
+    /// The process id to signal. `name` is for the error.
+    pub fn signal_target(&self, name: &str) -> Result<i32> {
+        match self.state {
+            State::Created { pid } | State::Running { pid } => Ok(pid),
+            State::Registered { .. } | State::Starting | State::Failed => Err(Error::FailedPrecondition(format!(
+                "Cannot signal {name}: it has not been started"
+            ))),
+            State::Exiting | State::Stopped => Err(Error::NotFound(format!("Cannot signal {name}: it has exited"))),
+        }
+    }
+}
+
+/// How an error names a process.
+pub fn name(container_id: &str, exec_id: &str) -> String {
+    if exec_id.is_empty() {
+        format!("container \"{container_id}\"")
+    } else {
+        format!("exec \"{exec_id}\" of container \"{container_id}\"")
+    }
+}

@@ -1,0 +1,145 @@
+//! The sandbox: its containers, and whether it has been configured.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::container::Container;
+use crate::error::{Error, Result};
+use crate::events::Events;
+use crate::ids;
+use crate::proto::CreateContainerRequest;
+use crate::reaper::Reaper;
+use crate::stdio::{Endpoints, TOKEN_BYTES};
+
+/// Containers that a sandbox may have at once.
+const CONTAINER_LIMIT: usize = 256;
+
+/// Everything that the agent knows.
+pub struct Sandbox {
+    /// Waits for processes.
+    pub reaper: Reaper,
+    /// Leads to the host.
+    pub events: Events,
+    phase: Mutex<Phase>,
+    containers: Mutex<BTreeMap<String, Option<Arc<Container>>>>,
+}
+
+/// A sandbox is configured once; a failed attempt is final.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Fresh,
+    Configuring,
+    Configured { token: [u8; TOKEN_BYTES] },
+}
+
+impl Sandbox {
+    /// A sandbox without containers, to be configured.
+    pub fn new(reaper: Reaper) -> Self {
+        Self {
+            reaper,
+            events: Events::default(),
+            phase: Mutex::new(Phase::Fresh),
+            containers: Mutex::default(),
+        }
+    }
+
+    /// Begins the one configuration.
+    pub fn begin_configuration(&self) -> Result<()> {
+        let mut phase = lock(&self.phase);
+        if *phase != Phase::Fresh {
+            return Err(Error::FailedPrecondition(
+                "Cannot configure the sandbox: it has been configured before".into(),
+            ));
+        }
+        *phase = Phase::Configuring;
+        Ok(())
+    }
+
+    /// Ends it with success: from here on other calls are served.
+    pub fn end_configuration(&self, token: [u8; TOKEN_BYTES]) {
+        *lock(&self.phase) = Phase::Configured { token };
+    }
+
+    /// Refuses calls before the configuration.
+    pub fn check_configured(&self) -> Result<()> {
+        match *lock(&self.phase) {
+            Phase::Configured { .. } => Ok(()),
+            Phase::Fresh | Phase::Configuring => Err(Error::FailedPrecondition(
+                "Cannot serve the call: the sandbox has not been configured".into(),
+            )),
+        }
+    }
+
+    /// The secret of the stdio streams, once there is one.
+    pub fn stream_token(&self) -> Option<[u8; TOKEN_BYTES]> {
+        match *lock(&self.phase) {
+            Phase::Configured { token } => Some(token),
+            Phase::Fresh | Phase::Configuring => None,
+        }
+    }
+
+    /// Creates a container under an id that nobody else can take meanwhile, and returns init's process id.
+    pub async fn create_container(&self, request: CreateContainerRequest) -> Result<i32> {
+        let id = request.container_id.clone();
+        ids::check_container_id(&id)?;
+        self.reserve(&id)?;
+        match Container::create(request, self.reaper.clone(), self.events.clone()).await {
+            Ok((container, pid)) => {
+                lock(&self.containers).insert(id, Some(container));
+                Ok(pid)
+            }
+            Err(error) => {
+                lock(&self.containers).remove(&id);
+                Err(error)
+            }
+        }
+    }
+
+    fn reserve(&self, id: &str) -> Result<()> {
+        let mut containers = lock(&self.containers);
+        let count = containers.len();
+        match containers.entry(id.to_owned()) {
+            Entry::Occupied(_) => Err(Error::AlreadyExists(format!(
+                "Cannot create container \"{id}\": it exists"
+            ))),
+            Entry::Vacant(_) if count >= CONTAINER_LIMIT => Err(Error::ResourceExhausted(format!(
+                "Cannot create container \"{id}\": the sandbox has {count} of {CONTAINER_LIMIT}"
+            ))),
+            Entry::Vacant(place) => {
+                place.insert(None);
+                Ok(())
+            }
+        }
+    }
+
+    /// Finds a container. One that is being created is not there yet.
+    pub fn container(&self, id: &str) -> Result<Arc<Container>> {
+        let found = lock(&self.containers).get(id).cloned().flatten();
+        found.ok_or_else(|| Error::NotFound(format!("Cannot find container \"{}\"", id.escape_default())))
+    }
+
+    /// Deletes init, and with it the container.
+    pub async fn delete_container(&self, id: &str) -> Result<()> {
+        let container = self.container(id)?;
+        container.delete().await?;
+        lock(&self.containers).remove(id);
+        Ok(())
+    }
+
+    /// Works on the streams of a process.
+    pub fn with_endpoints<T>(
+        &self,
+        container_id: &str,
+        exec_id: &str,
+        work: impl FnOnce(&mut Endpoints) -> T,
+    ) -> Result<T> {
+        self.container(container_id)?
+            .with_process(exec_id, |process| Ok(work(&mut process.endpoints)))
+    }
+}
+
+/// Nothing panics while holding our locks, and a panic ends the machine anyway.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

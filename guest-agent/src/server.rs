@@ -1,0 +1,71 @@
+//! The control connection: one, from the host, for the agent's whole life.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::AsyncWriteExt;
+
+use crate::error::{Context, Error, Result};
+use crate::proto::agent_server::AgentServer;
+use crate::rpc::Service;
+use crate::sandbox::Sandbox;
+use crate::vsock::{Listener, Stream};
+
+/// Port that the host calls on.
+pub const CONTROL_PORT: u32 = 1024;
+/// Port on the host that waits for the ready line.
+const READY_PORT: u32 = 1026;
+/// The version of the API, as the host reads it.
+const READY_LINE: &[u8] = b"READY 1\n";
+/// The host listens before it starts the VM.
+const READY_LIMIT: Duration = Duration::from_secs(30);
+
+/// Calls served at once.
+const STREAM_LIMIT: u32 = 128;
+/// Bytes that one call, and all together, may send ahead.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 256 * 1024;
+const SEND_BUFFER: usize = 64 * 1024;
+const HEADER_LIMIT: u32 = 16 * 1024;
+
+/// Tells the host that both ports are served.
+pub async fn announce_ready() -> Result<()> {
+    let action = || "tell the host that the agent is ready".to_owned();
+    let announce = async {
+        let mut stream = Stream::connect_host(READY_PORT).await?;
+        stream.write_all(READY_LINE).await
+    };
+    match tokio::time::timeout(READY_LIMIT, announce).await {
+        Ok(result) => result.context(action),
+        Err(_elapsed) => Err(Error::DeadlineExceeded(format!(
+            "Cannot {}: the host does not answer",
+            action()
+        ))),
+    }
+}
+
+/// Serves the first connection until it ends; later ones are closed at once.
+pub async fn serve(listener: Listener, sandbox: Arc<Sandbox>) -> Result<()> {
+    let action = || "accept the control connection".to_owned();
+    let stream = listener.accept().await.context(action)?;
+    // The port stays taken: nobody else in the guest can wait for the host on it.
+    tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .max_concurrent_streams(STREAM_LIMIT)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_header_list_size(HEADER_LIMIT)
+        .serve_connection(
+            TokioIo::new(stream),
+            TowerToHyperService::new(AgentServer::new(Service(sandbox))),
+        );
+    let end = connection.await;
+    Err(Error::Internal(match end {
+        Ok(()) => "Cannot go on: the host has closed the control connection".into(),
+        Err(error) => format!("Cannot go on: the control connection is lost: {error}"),
+    }))
+}

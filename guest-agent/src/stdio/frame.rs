@@ -1,0 +1,63 @@
+//! Frames: a 4-byte big-endian length of 1..=32768 and that many bytes; length 0 is the end of the stream.
+
+use crate::vsock::WRITE_LIMIT;
+
+/// Bytes of a frame's head.
+pub const HEAD: usize = 4;
+/// Largest payload that a peer may send.
+pub const PAYLOAD_LIMIT: usize = 32 * 1024;
+/// Largest payload that we send: head and payload go out in one write.
+pub const OUTPUT_LIMIT: usize = WRITE_LIMIT - HEAD;
+/// The frame that ends a stream.
+pub const END: [u8; HEAD] = [0; HEAD];
+
+/// What a head announces.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Head {
+    /// So many bytes follow.
+    Data(usize),
+    /// Nothing follows, ever.
+    End,
+}
+
+/// Reads a head; `None` for a length beyond the limit.
+pub fn parse_head(head: [u8; HEAD]) -> Option<Head> {
+    match usize::try_from(u32::from_be_bytes(head)).ok()? {
+        0 => Some(Head::End),
+        length if length <= PAYLOAD_LIMIT => Some(Head::Data(length)),
+        _ => None,
+    }
+}
+
+/// Writes the head for the `length` payload bytes that lie behind it in `frame`, and returns the whole frame.
+/// `length` is at most [`OUTPUT_LIMIT`].
+pub fn seal(frame: &mut [u8], length: usize) -> &[u8] {
+    let announced = u32::try_from(length).unwrap_or(u32::MAX);
+    frame[..HEAD].copy_from_slice(&announced.to_be_bytes());
+    &frame[..HEAD + length]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heads() {
+        assert_eq!(parse_head([0, 0, 0, 0]), Some(Head::End));
+        assert_eq!(parse_head([0, 0, 0, 1]), Some(Head::Data(1)));
+        assert_eq!(parse_head([0, 0, 0x80, 0]), Some(Head::Data(32768)));
+        assert_eq!(parse_head([0, 0, 0x80, 1]), None);
+        assert_eq!(parse_head([0xff; 4]), None);
+    }
+
+    #[test]
+    fn seal_puts_the_length_in_front() {
+        let mut frame = *b"....abcdef";
+        assert_eq!(seal(&mut frame, 3), b"\0\0\0\x03abc");
+    }
+
+    #[test]
+    fn a_full_frame_fits_into_one_write() {
+        assert_eq!(HEAD + OUTPUT_LIMIT, 32768);
+    }
+}
