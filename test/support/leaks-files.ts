@@ -1,4 +1,4 @@
-import { type Dirent, readdirSync, readlinkSync } from "node:fs";
+import { type Dirent, lstatSync, readdirSync, readlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { isMarked, type LeakScope, machineDirectories, namesProduct, type Thing } from "./leaks-scope.ts";
@@ -38,12 +38,17 @@ export function findOpenFiles(pid: number): Thing[] {
   });
 }
 
-/** All paths below a directory; a directory that is not there has none. Does not follow links. */
+/** All paths below a directory; a directory that is not there has none. Follows no links and enters no mounts. */
 function pathsBelow(directory: string): string[] {
+  const device = deviceOf(directory);
   return list(directory).flatMap((entry) => {
     const path = join(directory, entry.name);
-    return entry.isDirectory() ? [path, ...pathsBelow(path)] : [path];
+    return entry.isDirectory() && deviceOf(path) === device ? [path, ...pathsBelow(path)] : [path];
   });
+}
+
+function deviceOf(path: string): number | undefined {
+  return lstatSync(path, { throwIfNoEntry: false })?.dev;
 }
 
 function list(directory: string): Dirent[] {

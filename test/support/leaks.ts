@@ -1,4 +1,5 @@
 import { readFileSync } from "node:fs";
+import { dirname } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterEach, beforeEach } from "vitest";
 import { findFiles, findOpenFiles } from "./leaks-files.ts";
@@ -108,8 +109,18 @@ export function checkLeaksAroundEachTest(scope: () => LeakScope, options: Settle
   });
 }
 
+const reportLimit = 60;
+
 function format({ left, missing }: Difference): string {
   const line = (sign: string) => (thing: Thing) =>
     `  ${sign} ${thing.kind.padEnd(17)} ${thing.text}${thing.isMarked ? "" : " (no mark of this test)"}`;
-  return [...left.map(line("left:   ")), ...missing.map(line("missing:"))].join("\n");
+  const lines = [...withoutContents(left).map(line("left:   ")), ...missing.map(line("missing:"))];
+  const more = lines.length > reportLimit ? [`  and ${lines.length - reportLimit} more`] : [];
+  return [...lines.slice(0, reportLimit), ...more].join("\n");
+}
+
+/** A directory that is left stands for all that is in it. */
+function withoutContents(things: readonly Thing[]): Thing[] {
+  const files = new Set(things.filter((thing) => thing.kind === "file").map((thing) => thing.key));
+  return things.filter((thing) => thing.kind !== "file" || !files.has(dirname(thing.key)));
 }

@@ -1,0 +1,315 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  rmdirSync,
+  watch,
+  writeFileSync,
+} from "node:fs";
+import { homedir } from "node:os";
+import { delimiter, join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { outcome, run, type RunOptions, type RunResult, runOk } from "./cli-run.ts";
+import { busyboxArchive, busyboxReference } from "./containerd-image.ts";
+import { findCgroups } from "./leaks-kernel.ts";
+import { markedProcesses } from "./leaks-processes.ts";
+import type { LeakScope } from "./leaks-scope.ts";
+import { createTempDir, type TempDir } from "./temp-dir.ts";
+
+const root = join(import.meta.dirname, "../..");
+
+/** Folder with containerd, ctr and containerd-shim-runc-v2; `scripts/test-tools` fills it. */
+const binaries =
+  process.env["CAISSON_TEST_CONTAINERD"] ?? join(homedir(), ".cache/caisson/go/containerd-2.3.7");
+
+/** The runtime under test. Another one (io.containerd.runc.v2) shows whether a test's expectation is fair. */
+export const runtime = process.env["CAISSON_E2E_RUNTIME"] ?? "io.containerd.caisson.v2";
+export const isCaisson = runtime.startsWith("io.containerd.caisson.");
+
+/** A containerd of its own: root, state, socket, namespace, image; nothing of it is shared with the machine's. */
+export interface Containerd extends AsyncDisposable {
+  readonly dir: TempDir;
+  /** containerd's namespace, which is the test's token. */
+  readonly namespace: string;
+  readonly pid: number;
+  /** A container id that is unique on the machine. */
+  id(name: string): string;
+  /** The command line of ctr for this containerd. */
+  ctrArgv(...args: string[]): string[];
+  ctr(args: readonly string[], options?: RunOptions): Promise<RunResult>;
+  /** The same, and throws unless ctr's exit code is 0. */
+  ctrOk(args: readonly string[], options?: RunOptions): Promise<RunResult>;
+  /** Arguments of `ctr` that run a command in a busybox container. */
+  runArgs(flags: readonly string[], id: string, ...command: string[]): string[];
+  /** Runs a container in the background; disposing the result removes task and container, whatever their state. */
+  startTask(flags: readonly string[], id: string, ...command: string[]): Promise<Task>;
+  /** Adds lines to Caisson's configuration for the sandboxes that start until the result is disposed. */
+  configure(toml: string): Disposable;
+  /** SIGKILL; resolves when it is reaped. */
+  kill(): Promise<void>;
+  /** Starts it again in the same directories; resolves when it serves. */
+  restart(): Promise<void>;
+  /** For the leak checker: all that a sandbox may leave behind with this containerd. */
+  leakScope(): LeakScope;
+}
+
+/** A running container. */
+export interface Task extends AsyncDisposable {
+  readonly id: string;
+  /** As containerd knows it: with Caisson the VMM's. */
+  readonly pid: number;
+}
+
+/** Starts a containerd with the busybox image in it. */
+export async function startContainerd(): Promise<Containerd> {
+  requireBinaries();
+  const dir = createTempDir();
+  const files = writeConfiguration(dir);
+  const namespace = dir.token;
+  const ctrArgv = (...args: string[]) => [
+    // The warning that cgroup v1 is deprecated would stand in the stderr that tests compare.
+    ...["env", "CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS=1", join(binaries, "ctr")],
+    ...["--address", files.socket, "--namespace", namespace, ...args],
+  ];
+  const ctr = (args: readonly string[], options?: RunOptions) => run(ctrArgv(...args), options);
+  const ctrOk = (args: readonly string[], options?: RunOptions) => runOk(ctrArgv(...args), options);
+  let child = await launch(dir, files, ctr);
+
+  const kill = async () => {
+    if (child.exitCode !== null || child.signalCode !== null) return;
+    child.kill("SIGKILL");
+    await once(child, "exit");
+  };
+  const containerd: Containerd = {
+    dir,
+    namespace,
+    get pid() {
+      return child.pid ?? 0;
+    },
+    id: (name) => `${dir.token}-${name}`,
+    ctrArgv,
+    ctr,
+    ctrOk,
+    runArgs: (flags, id, ...command) => [
+      ...["run", "--runtime", runtime, "--fifo-dir", files.fifos, ...flags],
+      ...[busyboxReference, id, ...command],
+    ],
+    startTask: async (flags, id, ...command) => {
+      const remove = async () => {
+        await ctr(["task", "rm", "--force", id], { timeoutMs: 30_000 });
+        await ctr(["container", "rm", id], { timeoutMs: 30_000 });
+      };
+      try {
+        await ctrOk(containerd.runArgs(["--detach", ...flags], id, ...command));
+        const listed = await taskState(containerd, id);
+        if (listed === undefined) throw new Error(`Task "${id}" is not listed after it was started`);
+        return { id, pid: listed.pid, [Symbol.asyncDispose]: remove };
+      } catch (error) {
+        await remove();
+        throw error;
+      }
+    },
+    configure: (toml) => {
+      writeFileSync(files.caissonConfig, `${caissonConfig(dir, files)}${toml}\n`);
+      return { [Symbol.dispose]: () => writeFileSync(files.caissonConfig, caissonConfig(dir, files)) };
+    },
+    kill,
+    restart: async () => {
+      await kill();
+      child = await launch(dir, files, ctr);
+    },
+    leakScope: () => ({
+      marks: [dir.token],
+      directories: [files.bundles, files.work, files.snapshots, files.fifos, files.sandboxes],
+      containerdPid: child.pid ?? 0,
+    }),
+    [Symbol.asyncDispose]: async () => {
+      await removeTasks(containerd);
+      await stop(child);
+      await endProcesses({ marks: [dir.token] });
+      for (const cgroup of findCgroups({ marks: [dir.token] }).reverse()) {
+        if (cgroup.isMarked) rmdirSync(cgroup.text);
+      }
+      await dir[Symbol.asyncDispose]();
+    },
+  };
+  try {
+    await ctrOk(["image", "import", await busyboxArchive(dir)]);
+    // What a first run makes for good (runc: the namespace's cgroup) is not a leak of the tests that follow.
+    if (!isCaisson) await ctrOk(containerd.runArgs(["--rm"], containerd.id("first"), "true"));
+  } catch (error) {
+    await containerd[Symbol.asyncDispose]();
+    throw error;
+  }
+  return containerd;
+}
+
+/** What `ctr task ls` says of a task; undefined when it is not there. */
+export async function taskState(
+  containerd: Containerd,
+  id: string,
+): Promise<{ readonly pid: number; readonly status: string } | undefined> {
+  const { stdout } = await containerd.ctrOk(["task", "ls"]);
+  const fields = stdout
+    .split("\n")
+    .map((line) => line.trim().split(/\s+/))
+    .find(([listed]) => listed === id);
+  return fields === undefined ? undefined : { pid: Number(fields[1]), status: fields[2] ?? "" };
+}
+
+/** The end of containerd's log, for a failing test. */
+export function containerdLog(containerd: Containerd, bytes = 4000): string {
+  return readFileSync(containerd.dir.join("containerd.log"), "utf8").slice(-bytes);
+}
+
+interface Files {
+  readonly config: string;
+  readonly socket: string;
+  readonly bundles: string;
+  readonly work: string;
+  readonly snapshots: string;
+  readonly fifos: string;
+  readonly sandboxes: string;
+  readonly caissonConfig: string;
+}
+
+function requireBinaries(): void {
+  const wanted = ["containerd", "ctr"].map((name) => join(binaries, name));
+  if (isCaisson) wanted.push(join(root, "build/bin/containerd-shim-caisson-v2"));
+  for (const path of wanted) {
+    if (!existsSync(path))
+      throw new Error(
+        `Cannot test with containerd: "${path}" is missing; run \`make build\` and scripts/test-tools`,
+      );
+  }
+}
+
+function writeConfiguration(dir: TempDir): Files {
+  const files: Files = {
+    config: dir.join("containerd.toml"),
+    socket: dir.join("containerd.sock"),
+    bundles: dir.join("state/io.containerd.runtime.v2.task"),
+    work: dir.join("root/io.containerd.runtime.v2.task"),
+    snapshots: dir.join("root/io.containerd.snapshotter.v1.overlayfs/snapshots"),
+    fifos: dir.join("fifo"),
+    sandboxes: dir.join("run"),
+    caissonConfig: dir.join("caisson.toml"),
+  };
+  mkdirSync(files.fifos);
+  mkdirSync(files.sandboxes);
+  const off = [
+    "cri.v1.images",
+    "cri.v1.runtime",
+    "grpc.v1.cri",
+    "nri.v1.nri",
+    "tracing.processor.v1.otlp",
+    "internal.v1.tracing",
+  ];
+  writeFileSync(
+    files.config,
+    `version = 3
+root = "${dir.join("root")}"
+state = "${dir.join("state")}"
+imports = []
+disabled_plugins = [${off.map((name) => `"io.containerd.${name}"`).join(", ")}]
+[grpc]
+address = "${files.socket}"
+[debug]
+level = "debug"
+[plugins."io.containerd.internal.v1.opt"]
+path = "${dir.join("opt")}"
+`,
+  );
+  writeFileSync(files.caissonConfig, caissonConfig(dir, files));
+  return files;
+}
+
+function caissonConfig(dir: TempDir, files: Files): string {
+  return `accel = "auto"\nstate_directory = "${files.sandboxes}"\ndata_directory = "${dir.join("data")}"\n`;
+}
+
+/** Starts the daemon and waits until it answers: first for its socket to appear, then for a call to succeed. */
+async function launch(
+  dir: TempDir,
+  files: Files,
+  ctr: (args: readonly string[], options?: RunOptions) => Promise<RunResult>,
+): Promise<ChildProcess> {
+  const socketAppeared = waitForFile(dir, "containerd.sock");
+  const log = openSync(dir.join("containerd.log"), "a");
+  const child = spawn(join(binaries, "containerd"), ["--config", files.config], {
+    cwd: dir.path,
+    env: {
+      ...process.env,
+      PATH: [join(root, "build/bin"), binaries, process.env["PATH"]].join(delimiter),
+      CAISSON_CONFIG: files.caissonConfig,
+    },
+    stdio: ["ignore", log, log],
+  });
+  closeSync(log);
+  const ended = once(child, "exit").then(() => {
+    throw new Error(
+      `containerd ended at start: ${readFileSync(dir.join("containerd.log"), "utf8").slice(-4000)}`,
+    );
+  });
+  ended.catch(() => {});
+  await Promise.race([socketAppeared, ended]);
+  const deadline = performance.now() + 60_000;
+  for (;;) {
+    const answer = await Promise.race([ctr(["version"], { timeoutMs: 10_000 }), ended]);
+    if (answer.exitCode === 0) return child;
+    if (performance.now() > deadline) throw new Error(`containerd does not answer: ${outcome(answer)}`);
+    // The socket is bound before it serves; nothing tells of the latter.
+    await sleep(100);
+  }
+}
+
+async function waitForFile(dir: TempDir, name: string): Promise<void> {
+  // After SIGKILL the old socket file is still there; containerd replaces it, which is an event too.
+  const watcher = watch(dir.path);
+  try {
+    await new Promise<void>((resolve, reject) => {
+      watcher.on("change", (_, changed) => changed === name && resolve());
+      watcher.on("error", reject);
+    });
+  } finally {
+    watcher.close();
+  }
+}
+
+async function removeTasks(containerd: Containerd): Promise<void> {
+  const limit = { timeoutMs: 20_000 };
+  const tasks = await containerd.ctr(["task", "ls", "--quiet"], limit);
+  for (const id of tasks.stdout.split("\n").filter((line) => line !== "")) {
+    await containerd.ctr(["task", "rm", "--force", id], limit);
+  }
+}
+
+async function stop(child: ChildProcess): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null) return;
+  const exited = once(child, "exit");
+  child.kill("SIGTERM");
+  const timer = setTimeout(() => child.kill("SIGKILL"), 10_000);
+  await exited;
+  clearTimeout(timer);
+}
+
+/** Ends shims and VMs that a failed test left, known by the test's token. */
+async function endProcesses(scope: LeakScope): Promise<void> {
+  for (let round = 0; round < 50; round++) {
+    const pids = markedProcesses(scope, /./).filter((pid) => pid !== process.pid);
+    if (pids.length === 0) return;
+    for (const pid of pids) {
+      try {
+        process.kill(pid, "SIGKILL");
+      } catch {
+        // It ended by itself.
+      }
+    }
+    await sleep(100);
+  }
+  throw new Error(`Cannot end the processes ${markedProcesses(scope, /./).join(", ")}`);
+}
