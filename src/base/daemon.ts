@@ -43,6 +43,8 @@ export interface Daemon extends AsyncDisposable {
 }
 
 const stderrLimitBytes = 16 * 1024;
+/** How long the output of an ended process may take to be read; a child of its own may hold it open for ever. */
+const outputDrainMs = 100;
 
 /**
  * Starts a long-lived child with only the given privileges, an explicit minimal environment and only the file
@@ -56,14 +58,16 @@ export async function startDaemon(spec: DaemonSpec): Promise<Daemon> {
   const stdio: StdioOptions = ["ignore", "pipe", "pipe", ...fds.map((fd) => (fd === "socket" ? "pipe" : fd))];
   const child = spawn(file, args, { cwd: spec.cwd, env: { ...minimalEnvironment }, stdio });
   const output = new TextRing(stderrLimitBytes);
+  const outputEnd = Promise.all([child.stdout, child.stderr].map((stream) => collect(stream, output)));
   let exit: DaemonExit | undefined;
   const exited = new Promise<DaemonExit>((resolve) => {
     child.once("exit", (exitCode, signal) => {
-      exit = { exitCode, signal };
-      resolve(exit);
+      const ended = { exitCode, signal };
+      exit = ended;
+      // The exit is often noticed before the last words are read.
+      void within(outputEnd, outputDrainMs, undefined).then(() => resolve(ended));
     });
   });
-  for (const stream of [child.stdout, child.stderr]) collect(stream, output);
   const sockets = fds.flatMap((fd, index) => (fd === "socket" ? [extraSocket(child, 3 + index)] : []));
   await started(child, spec.name);
   const identity = identify(child.pid ?? 0) ?? { pid: child.pid ?? 0, startTicks: "" };
@@ -101,11 +105,15 @@ function started(child: ChildProcess, name: string): Promise<void> {
   });
 }
 
-function collect(stream: Readable | null, output: TextRing): void {
+/** Resolves when the stream has ended. */
+function collect(stream: Readable | null, output: TextRing): Promise<void> {
+  const { promise, resolve } = Promise.withResolvers<void>();
   stream?.on("data", (chunk: Buffer) => output.push(chunk));
+  stream?.on("close", resolve);
   stream?.on("error", () => {
     // The child is gone; its exit is reported by `exited`.
   });
+  return promise;
 }
 
 function extraSocket(child: ChildProcess, index: number): Duplex {

@@ -2,6 +2,8 @@
 export interface Privileges {
   /** Undefined: stay root (only virtiofsd, which serves files of every owner). */
   readonly user?: { readonly uid: number; readonly gid: number };
+  /** Supplementary groups, for a device that belongs to a group (/dev/kvm). Default: none. */
+  readonly groups?: readonly number[];
   /** Capabilities kept in the bounding set, lower case without "cap_" ("chown"). */
   readonly capabilities: readonly string[];
   /** Network namespace to enter first (a path), or undefined to stay. */
@@ -15,13 +17,13 @@ export interface Privileges {
  * `nsenter` comes first because it needs CAP_SYS_ADMIN. Both execute in place, so the pid is the program's.
  */
 export function planLaunch(argv: readonly string[], privileges: Privileges): string[] {
-  const { user, capabilities, netnsPath } = privileges;
+  const { user, groups = [], capabilities, netnsPath } = privileges;
   const bounding = ["-all", ...capabilities.map((name) => `+${name}`)].join(",");
   return [
     ...(netnsPath === undefined ? [] : ["nsenter", `--net=${netnsPath}`, "--"]),
     "setpriv",
     ...(user === undefined ? [] : [`--reuid=${user.uid}`, `--regid=${user.gid}`]),
-    "--clear-groups",
+    groups.length === 0 ? "--clear-groups" : `--groups=${groups.join(",")}`,
     "--no-new-privs",
     `--bounding-set=${bounding}`,
     "--inh-caps=-all",

@@ -32,6 +32,8 @@ export function scope(parent: AbortSignal | undefined, timeoutMs: number, what: 
 
 /** Resolves or rejects with `work`, or rejects with the signal's reason when that comes first. */
 export async function abortable<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
+  // Once the signal's reason was thrown nobody asks for the failure of the work any more.
+  work.catch(() => {});
   signal.throwIfAborted();
   let onAbort = () => {};
   const aborted = new Promise<never>((_, reject) => {

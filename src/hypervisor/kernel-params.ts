@@ -1,0 +1,27 @@
+/** What the guest's kernel command line depends on. */
+export interface KernelParams {
+  /** The initrd finds the root itself; without one the kernel has to be told. */
+  readonly hasInitrd: boolean;
+  /** Frequency of the host's TSC, given under TCG only (KVM tells it the guest through kvmclock). */
+  readonly tscKhz?: number;
+  /** The agent's debug log goes to the console. */
+  readonly debugAgent: boolean;
+}
+
+/**
+ * The kernel command line that `docs/design.md` promises to the guest. It can be read by everybody in the guest, so
+ * it never holds a secret. On the microvm machine without ACPI, QEMU appends `virtio_mmio.device=…` by itself.
+ */
+export function formatKernelParams({ hasInitrd, tscKhz, debugAgent }: KernelParams): string {
+  return [
+    "console=ttyS0",
+    // A triple fault ends a VM on every machine; microvm has no keyboard controller or ACPI reset to do it with.
+    "reboot=t",
+    "panic=-1",
+    "quiet",
+    // Under TCG the calibration against the PIT fails now and then, and the guest then hangs for ever.
+    ...(tscKhz === undefined ? [] : [`tsc_early_khz=${tscKhz}`, "tsc=reliable"]),
+    ...(hasInitrd ? [] : ["root=/dev/vda", "rootfstype=erofs", "ro", "init=/sbin/caisson-agent"]),
+    ...(debugAgent ? ["caisson.log=debug"] : []),
+  ].join(" ");
+}

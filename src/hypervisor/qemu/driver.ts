@@ -1,0 +1,170 @@
+import { constants } from "node:fs";
+import { open } from "node:fs/promises";
+import { Cleanup } from "../../base/cleanup.ts";
+import type { Daemon } from "../../base/daemon.ts";
+import { asError, RuntimeError } from "../../base/errors.ts";
+import { systemErrorCode } from "../../base/files.ts";
+import { foreignText } from "../../base/log.ts";
+import { abortable, scope, within } from "../../base/scope.ts";
+import { inspectKvmDevice } from "../accelerator.ts";
+import type { BootOptions, Hypervisor, RunningVm } from "../hypervisor.ts";
+import type { VmConfig } from "../vm-config.ts";
+import { type InheritedFd, planQemu, type QemuPlan } from "./plan.ts";
+import { openProgram } from "./program.ts";
+import { type QemuProcess, startQemu } from "./qemu-process.ts";
+import { Qmp, type QmpEvent } from "./qmp.ts";
+import { ownRunningVm, processName } from "./running-vm.ts";
+import { startVsockBackend } from "./vsock-backend.ts";
+
+export interface QemuPrograms {
+  readonly qemuPath: string;
+  readonly vhostDeviceVsockPath: string;
+}
+
+/** From QEMU's start to its first answer. Takes 0.1 s on an idle machine. */
+const startTimeoutMs = 30_000;
+/** How long the end of QEMU, whose connection has ended already, may take to be noticed. */
+const exitNoticeMs = 5_000;
+const qemuAdvice = 'install it ("apt-get install qemu-system-x86") or set qemu_path';
+
+/** The driver for QEMU 7.2 and newer. */
+export function createQemuDriver(programs: QemuPrograms): Hypervisor {
+  return { name: "qemu", boot: (config, options) => boot(programs, config, options) };
+}
+
+async function boot(programs: QemuPrograms, config: VmConfig, options: BootOptions): Promise<RunningVm> {
+  options.signal.throwIfAborted();
+  using limit = scope(options.signal, startTimeoutMs, `the start of QEMU for sandbox "${config.sandboxId}"`);
+  const { signal } = limit;
+  const plan = planQemu(config);
+  await using program = await openProgram("QEMU", programs.qemuPath, qemuAdvice);
+  await using files = new Cleanup();
+  const fds = await openFds(plan.fds, files);
+  const groups = await kvmGroups(config);
+
+  await using cleanup = new Cleanup();
+  const backend = await startVsockBackend(config, {
+    programPath: programs.vhostDeviceVsockPath,
+    signal,
+    onProcess: options.onProcess,
+  });
+  cleanup.defer("vsock backend", () => backend[Symbol.asyncDispose]());
+
+  const qemu = await startQemu({
+    name: "QEMU",
+    argv: [program.path(3 + fds.length), ...plan.args],
+    privileges: {
+      user: config.user,
+      groups,
+      capabilities: [],
+      ...(config.netnsPath === undefined ? {} : { netnsPath: config.netnsPath }),
+    },
+    cwd: config.directory,
+    fds: program.fd === undefined ? fds : [...fds, program.fd],
+  });
+  cleanup.defer("QEMU", () => qemu[Symbol.asyncDispose]());
+  options.onProcess(processName(qemu.daemon), qemu.daemon.identity);
+
+  let shutdown: string | undefined;
+  const onEvent = (event: QmpEvent) => {
+    shutdown ??= shutdownReason(event);
+  };
+  try {
+    // An answer proves that the guest's CPUs run: commands are answered from QEMU's main loop, entered after that.
+    const connected = Qmp.connect(qemu.qmpSocket, { signal, onEvent });
+    const helperEnd = backend.daemon.exited.then(() => {
+      throw new RuntimeError("unavailable", "A helper of the VM ended");
+    });
+    await abortable(Promise.race([connected, helperEnd]), signal);
+  } catch (error) {
+    throw await explain(error, { config, signal, qemu, helper: backend.daemon });
+  }
+  return ownRunningVm({
+    qemu: qemu.daemon,
+    helpers: [backend.daemon],
+    consoleTail: () => qemu.guestConsole.toString(),
+    shutdownReason: () => shutdown,
+    owned: cleanup.move(),
+  });
+}
+
+/** Opens what QEMU inherits. Our own copies are closed by `files`. */
+async function openFds(planned: QemuPlan["fds"], files: Cleanup): Promise<("socket" | number)[]> {
+  const fds: ("socket" | number)[] = [];
+  for (const fd of planned) fds.push(await openFd(fd, files));
+  return fds;
+}
+
+async function openFd(planned: InheritedFd, files: Cleanup): Promise<"socket" | number> {
+  switch (planned.tag) {
+    case "qmp":
+    case "console":
+      return "socket";
+    case "tap":
+      return planned.fd;
+    case "file": {
+      const { path, access } = planned;
+      const file = await open(path, access === "read" ? constants.O_RDONLY : constants.O_RDWR).catch(
+        (cause: unknown) => {
+          throw new RuntimeError(
+            systemErrorCode(cause),
+            `Cannot open "${path}" for the VM: ${asError(cause).message}`,
+            { cause },
+          );
+        },
+      );
+      files.defer(path, () => file.close());
+      return file.fd;
+    }
+  }
+}
+
+/** The group that lets QEMU, which is nobody in particular, open /dev/kvm. */
+async function kvmGroups({ accelerator }: VmConfig): Promise<number[]> {
+  if (accelerator === "tcg") return [];
+  const device = await inspectKvmDevice();
+  return device.tag === "group" ? [device.gid] : [];
+}
+
+interface FailedStart {
+  readonly config: VmConfig;
+  readonly signal: AbortSignal;
+  readonly qemu: QemuProcess;
+  readonly helper: Daemon;
+}
+
+/** Puts the last words of the process that failed in the place of "the connection ended". */
+async function explain(error: unknown, { config, signal, qemu, helper }: FailedStart): Promise<unknown> {
+  if (signal.aborted || !(error instanceof RuntimeError) || error.code !== "unavailable") return error;
+  // The connection ends a moment before the process does.
+  if (!helper.hasExited) await within(qemu.daemon.exited, exitNoticeMs, undefined);
+  const ended = [helper, qemu.daemon].filter((daemon) => daemon.hasExited);
+  if (ended.length === 0) return error;
+  const lines = qemu.guestConsole.lastLines(5).map((line) => foreignText(line));
+  const facts = [
+    ...ended.map((daemon) => daemon.lastWords()),
+    ...(lines.length === 0 ? [] : [`the console's last lines: ${lines.join(" | ")}`]),
+  ];
+  return new RuntimeError(
+    "unavailable",
+    `Cannot start the VM of sandbox "${config.sandboxId}": ${facts.join("; ")}`,
+    {
+      cause: error,
+    },
+  );
+}
+
+/** The SHUTDOWN event in words, when the guest is the cause (qapi/run-state.json, ShutdownCause). */
+function shutdownReason({ name, data }: QmpEvent): string | undefined {
+  if (name !== "SHUTDOWN") return undefined;
+  switch (data["reason"]) {
+    case "guest-reset":
+      return "the guest reset";
+    case "guest-shutdown":
+      return "the guest powered off";
+    case "guest-panic":
+      return "the guest's kernel panicked";
+    default:
+      return undefined;
+  }
+}

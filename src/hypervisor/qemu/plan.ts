@@ -1,0 +1,181 @@
+import { vsockBackendSocketName } from "./vsock-backend.ts";
+import { checkVmConfig } from "./check-config.ts";
+import type { Disk, Nic, Share, VmConfig } from "../vm-config.ts";
+
+/** QEMU's command line without the program's name, and the file descriptors that it refers to. */
+export interface QemuPlan {
+  readonly args: readonly string[];
+  /** What QEMU gets as fd 3 and up. QMP is always fd 3, the console fd 4. */
+  readonly fds: readonly InheritedFd[];
+}
+
+/**
+ * Files are opened by us and inherited: QEMU's user needs no way to their paths (a checkout in root's home, an image
+ * of mode 0600), and what we open for reading it cannot write, whatever becomes of it.
+ */
+export type InheritedFd =
+  | { readonly tag: "qmp" }
+  | { readonly tag: "console" }
+  | { readonly tag: "file"; readonly path: string; readonly access: "read" | "read-write" }
+  | { readonly tag: "tap"; readonly fd: number };
+
+const firstFd = 3;
+
+/**
+ * Upper limit of the cache of translated code. QEMU's own is 1 GiB for each VM. A boot and a container's start fill
+ * about 40 MiB; when it is full, it is emptied and filled again.
+ */
+const tcgCacheMiB = 128;
+
+/**
+ * Everything that QEMU (7.2 or newer) is told, from a VM's description.
+ *
+ * @throws invalid_argument  the description cannot be said to QEMU
+ */
+export function planQemu(config: VmConfig): QemuPlan {
+  checkVmConfig(config);
+  const fds: InheritedFd[] = [{ tag: "qmp" }, { tag: "console" }];
+  const inherit = (fd: InheritedFd) => fds.push(fd) - 1 + firstFd;
+  const args = [
+    ["-name", option(undefined, { guest: config.sandboxId })],
+    ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"],
+    ["-sandbox", option("on", deniedSystemCalls)],
+    machine(config),
+    memoryAndCpus(config),
+    accelerator(config),
+    kernel(config, inherit),
+    [
+      "-chardev",
+      option("socket", { id: "qmp", fd: firstFd }),
+      "-mon",
+      option(undefined, { chardev: "qmp", mode: "control" }),
+    ],
+    ["-chardev", option("socket", { id: "console", fd: firstFd + 1 }), "-serial", "chardev:console"],
+    ...config.disks.map((disk) => diskArgs(config, disk, inherit)),
+    vsock(config),
+    ...config.shares.map((share, index) => shareArgs(config, share, index)),
+    ...config.nics.map((nic) => nicArgs(config, nic, inherit)),
+    randomness(config),
+  ].flat();
+  return { args, fds };
+}
+
+type Inherit = (fd: InheritedFd) => number;
+type Properties = Readonly<Record<string, string | number>>;
+
+/** The user is dropped before QEMU is executed, so that not even `elevateprivileges` is needed. */
+const deniedSystemCalls = {
+  obsolete: "deny",
+  elevateprivileges: "deny",
+  spawn: "deny",
+  resourcecontrol: "deny",
+};
+
+/** `head,key=value,…` as QEMU's option parser reads it. The only place that writes a comma, and that escapes one. */
+function option(head: string | undefined, properties: Properties): string {
+  const pairs = Object.entries(properties).map(
+    ([key, value]) => `${key}=${String(value).replaceAll(",", ",,")}`,
+  );
+  return [...(head === undefined ? [] : [head]), ...pairs].join(",");
+}
+
+function machine({ machine: type, kernel: { acpi } }: VmConfig): string[] {
+  // A core file of QEMU would hold the guest's memory.
+  const common = { "memory-backend": "mem", "dump-guest-core": "off" };
+  if (type === "q35") {
+    const unused = { usb: "off", sata: "off", smbus: "off", vmport: "off", i8042: "off", hpet: "off" };
+    return ["-machine", option("q35", { ...unused, ...common })];
+  }
+  // Without ACPI the kernel finds its interrupt controller and timer as they were on a PC: PIC and PIT stay.
+  const timers = { rtc: "on", pit: "on", pic: "on" };
+  return [
+    ["-machine", option("microvm", { acpi: acpi ? "on" : "off", ...timers, ...common })],
+    // vhost-user devices refuse the legacy interface of virtio-mmio, which is still the default.
+    ["-global", "virtio-mmio.force-legacy=false"],
+  ].flat();
+}
+
+function memoryAndCpus({ memoryMiB, vcpus }: VmConfig): string[] {
+  const size = `${memoryMiB}M`;
+  return [
+    // Shared, because the vhost-user helpers map it. A memfd is not limited by the size of /dev/shm.
+    ["-object", option("memory-backend-memfd", { id: "mem", size, share: "on" })],
+    ["-m", option(undefined, { size })],
+    ["-smp", option(undefined, { cpus: vcpus })],
+  ].flat();
+}
+
+function accelerator(config: VmConfig): string[] {
+  if (config.accelerator === "kvm") return ["-accel", "kvm", "-cpu", "host"];
+  return ["-accel", option("tcg", { thread: "multi", "tb-size": tcgCacheMiB }), "-cpu", "max"];
+}
+
+function kernel({ kernel: { path, initrdPath, commandLine } }: VmConfig, inherit: Inherit): string[] {
+  const file = (filePath: string) =>
+    `/proc/self/fd/${inherit({ tag: "file", path: filePath, access: "read" })}`;
+  return [
+    ["-kernel", file(path)],
+    initrdPath === undefined ? [] : ["-initrd", file(initrdPath)],
+    ["-append", commandLine],
+  ].flat();
+}
+
+function diskArgs(config: VmConfig, { id, path, readOnly }: Disk, inherit: Inherit): string[] {
+  const fd = inherit({ tag: "file", path, access: readOnly ? "read" : "read-write" });
+  const node = `disk-${id}`;
+  return [
+    ["-add-fd", option(undefined, { fd, set: fd })],
+    [
+      "-blockdev",
+      // QEMU's locks stay on: readers share an image, and one that somebody writes to is refused.
+      option(undefined, {
+        driver: "raw",
+        "node-name": node,
+        "read-only": readOnly ? "on" : "off",
+        "file.driver": "file",
+        "file.filename": `/dev/fdset/${fd}`,
+      }),
+    ],
+    // "report": an error is the guest's to handle; the default stops the whole VM when the host's disk is full.
+    device(config, "virtio-blk", { drive: node, werror: "report", rerror: "report" }),
+  ].flat();
+}
+
+function vsock(config: VmConfig): string[] {
+  return [
+    ["-chardev", option("socket", { id: "vsock", path: vsockBackendSocketName })],
+    device(config, "vhost-user-vsock", { chardev: "vsock" }),
+  ].flat();
+}
+
+function shareArgs(config: VmConfig, { tag, socketName }: Share, index: number): string[] {
+  const chardev = `share${index}`;
+  return [
+    ["-chardev", option("socket", { id: chardev, path: socketName })],
+    device(config, "vhost-user-fs", { chardev, tag, "queue-size": 1024 }),
+  ].flat();
+}
+
+function nicArgs(config: VmConfig, { id, macAddress, tapFd }: Nic, inherit: Inherit): string[] {
+  const netdev = `nic-${id}`;
+  const fd = inherit({ tag: "tap", fd: tapFd });
+  return [
+    ["-netdev", option("tap", { id: netdev, fd })],
+    device(config, "virtio-net", {
+      netdev,
+      mac: macAddress,
+      // The boot ROM for booting from the network.
+      ...(config.machine === "q35" ? { romfile: "" } : {}),
+    }),
+  ].flat();
+}
+
+function randomness(config: VmConfig): string[] {
+  return ["-object", option("rng-builtin", { id: "rng" }), ...device(config, "virtio-rng", { rng: "rng" })];
+}
+
+/** A virtio device on the machine's bus. Devices appear in the guest in the order in which they are given. */
+function device({ machine: type }: VmConfig, kind: string, properties: Properties): string[] {
+  const head = type === "q35" ? `${kind}-pci` : `${kind}-device`;
+  return ["-device", option(head, type === "q35" ? { ...properties, "disable-legacy": "on" } : properties)];
+}
