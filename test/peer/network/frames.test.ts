@@ -5,6 +5,7 @@ import {
   arpRequest,
   ethernet,
   isArpReply,
+  mac,
   makePod,
   peerMac,
   podMac,
@@ -60,6 +61,8 @@ test("frames of every kind pass unchanged, both ways", async () => {
 
 test("frames with a foreign source MAC are dropped: the peer does not see them and the host does not answer", async () => {
   using net = makePod();
+  // With the reverse path filter the host's kernel would keep quiet by itself.
+  net.pod.run("for f in all default; do echo 0 > /proc/sys/net/ipv4/conf/$f/rp_filter; done");
   await using guest = await attachNetwork({ netnsPath: net.pod.path, signal });
   await using other = await attachNetwork({ netnsPath: net.peer.path, signal });
   const almost = (octet: number) => podMac.split(":").with(octet, "7f").join(":");
@@ -89,7 +92,8 @@ test("frames with a foreign source MAC are dropped: the peer does not see them a
   const back = marker(peerMac);
   sendFrame(tapOf(other), back);
   const answers = await readFramesUntil(tapOf(guest), (frame) => frame.equals(back));
-  expect(answers.filter((frame) => isArpReply(frame, podMac))).toEqual([]);
+  // Nothing but the peer's frames: what the host's kernel answers, it sends with the tap's own MAC address.
+  expect(answers.filter((frame) => !frame.subarray(6, 12).equals(mac(peerMac)))).toEqual([]);
 });
 
 test("frames flow again when the namespace was left by a crash and is attached anew", async () => {
