@@ -104,15 +104,21 @@ export class Agent implements Disposable {
 
   /** First call: clock, random seed, shares, network. */
   async configure(configuration: GuestConfiguration, signal?: AbortSignal): Promise<GuestReport> {
-    const response = await this.#call("Configure", v1.ConfigureRequest, v1.ConfigureResponse, {
-      ...configuration,
-      // Taken as late as possible: the time until the guest reads it is the error of its clock.
-      wallClockUnixNanos: Long.fromNumber(Date.now()).multiply(1_000_000),
-      storages: [...configuration.storages],
-      interfaces: [...configuration.interfaces],
-      routes: [...configuration.routes],
-      neighbours: [...configuration.neighbours],
-    }, signal);
+    const response = await this.#call(
+      "Configure",
+      v1.ConfigureRequest,
+      v1.ConfigureResponse,
+      {
+        ...configuration,
+        // Taken as late as possible: the time until the guest reads it is the error of its clock.
+        wallClockUnixNanos: Long.fromNumber(Date.now()).multiply(1_000_000),
+        storages: [...configuration.storages],
+        interfaces: [...configuration.interfaces],
+        routes: [...configuration.routes],
+        neighbours: [...configuration.neighbours],
+      },
+      signal,
+    );
     return {
       agentVersion: foreignText(response.agentVersion, 64),
       kernelRelease: foreignText(response.kernelRelease, 64),
@@ -142,13 +148,22 @@ export class Agent implements Disposable {
     });
   }
 
-  async createContainer(request: {
-    readonly containerId: string;
-    readonly ociConfigJson: Uint8Array;
-    readonly stdio: GuestStdio;
-    readonly noPivotRoot: boolean;
-  }, signal?: AbortSignal): Promise<void> {
-    await this.#call("CreateContainer", v1.CreateContainerRequest, v1.CreateContainerResponse, request, signal);
+  async createContainer(
+    request: {
+      readonly containerId: string;
+      readonly ociConfigJson: Uint8Array;
+      readonly stdio: GuestStdio;
+      readonly noPivotRoot: boolean;
+    },
+    signal?: AbortSignal,
+  ): Promise<void> {
+    await this.#call(
+      "CreateContainer",
+      v1.CreateContainerRequest,
+      v1.CreateContainerResponse,
+      request,
+      signal,
+    );
   }
 
   async createExec(
@@ -168,7 +183,9 @@ export class Agent implements Disposable {
     await this.#call("SignalProcess", v1.SignalProcessRequest, v1.SignalProcessResponse, request, signal);
   }
 
-  async resizeTerminal(request: ProcessAddress & { readonly columns: number; readonly rows: number }): Promise<void> {
+  async resizeTerminal(
+    request: ProcessAddress & { readonly columns: number; readonly rows: number },
+  ): Promise<void> {
     await this.#call("ResizeTerminal", v1.ResizeTerminalRequest, v1.ResizeTerminalResponse, request);
   }
 
@@ -206,7 +223,8 @@ export class Agent implements Disposable {
           limit.signal.removeEventListener("abort", cancel);
           if (limit.signal.aborted && error?.code === status.CANCELLED) reject(limit.signal.reason as Error);
           else if (error !== null) reject(translate(method, error));
-          else if (response === undefined) reject(new RuntimeError("internal", `Cannot use the answer of ${method}: it is empty`));
+          else if (response === undefined)
+            reject(new RuntimeError("internal", `Cannot use the answer of ${method}: it is empty`));
           else resolve(response);
         },
       );
@@ -223,7 +241,11 @@ interface Encoder<T> {
 function deliver(event: Event, events: AgentEvents): void {
   if (event.exit) {
     const { containerId, execId, exitStatus } = event.exit;
-    events.onExit({ containerId: containerId ?? "", execId: execId ?? "", exitCode: (exitStatus ?? 255) & 0xff });
+    events.onExit({
+      containerId: containerId ?? "",
+      execId: execId ?? "",
+      exitCode: (exitStatus ?? 255) & 0xff,
+    });
   } else if (event.oomKill) {
     events.onOomKill(event.oomKill.containerId ?? "");
   }
@@ -272,7 +294,8 @@ class VsockCredentials extends ChannelCredentials {
   override _createSecureConnector(): ReturnType<ChannelCredentials["_createSecureConnector"]> {
     return {
       connect: async (socket: Socket) => {
-        if (this.#dialled) throw new RuntimeError("unavailable", "The connection to the guest's agent is gone for good");
+        if (this.#dialled)
+          throw new RuntimeError("unavailable", "The connection to the guest's agent is gone for good");
         this.#dialled = true;
         using limit = scope(undefined, this.#timeoutMs, "the connection to the guest's agent");
         await handshake(socket, agentPort, limit.signal);

@@ -33,14 +33,20 @@ export class FrameDecoder {
   push(chunk: Buffer): void {
     let offset = 0;
     while (offset < chunk.length) {
-      if (this.#ended) throw new RuntimeError("internal", "Cannot read a stream of the guest: bytes after its end");
+      if (this.#ended)
+        throw new RuntimeError("internal", "Cannot read a stream of the guest: bytes after its end");
       if (this.#payloadLeft > 0) {
         const piece = chunk.subarray(offset, offset + this.#payloadLeft);
         this.#payloadLeft -= piece.length;
         offset += piece.length;
         this.#sink.onData(piece);
       } else {
-        const copied = chunk.copy(this.#header, this.#headerLength, offset, offset + headerBytes - this.#headerLength);
+        const copied = chunk.copy(
+          this.#header,
+          this.#headerLength,
+          offset,
+          offset + headerBytes - this.#headerLength,
+        );
         this.#headerLength += copied;
         offset += copied;
         if (this.#headerLength === headerBytes) this.#onHeader(this.#header.readUInt32BE(0));
@@ -56,7 +62,10 @@ export class FrameDecoder {
       this.#ended = true;
       this.#sink.onEnd();
     } else if (length > maxFrameBytes) {
-      throw new RuntimeError("internal", `Cannot read a stream of the guest: a frame of ${length} bytes, at most ${maxFrameBytes} are allowed`);
+      throw new RuntimeError(
+        "internal",
+        `Cannot read a stream of the guest: a frame of ${length} bytes, at most ${maxFrameBytes} are allowed`,
+      );
     } else {
       this.#payloadLeft = length;
     }

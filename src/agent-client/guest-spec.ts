@@ -40,7 +40,11 @@ export function guestSpec(spec: Spec, containerId: string, terminal: boolean): S
     isBind(mount) ? { ...mount, type: "bind", source: `${share}/mounts/${nextBind++}` } : mount,
   );
   const { annotations: _annotations, hooks: _hooks, linux = {}, process, ...rest } = spec;
-  const { apparmorProfile: _profile, selinuxLabel: _label, ...guestProcess } = { ...process } as Record<string, unknown>;
+  const {
+    apparmorProfile: _profile,
+    selinuxLabel: _label,
+    ...guestProcess
+  } = { ...process } as Record<string, unknown>;
   return {
     ...rest,
     process: { ...guestProcess, terminal } as unknown as NonNullable<Spec["process"]>,
@@ -73,7 +77,11 @@ function refuseUnsupported(spec: Spec): void {
   const refuse = (code: "unimplemented" | "failed_precondition" | "invalid_argument", fact: string) =>
     new RuntimeError(code, `Cannot create the container: ${fact}`);
   const hooks = Object.entries(spec.hooks ?? {}).filter(([, list]) => list.length > 0);
-  if (hooks.length > 0) throw refuse("unimplemented", `its configuration has hooks (${hooks.map(([name]) => name).join(", ")}), which are not supported yet`);
+  if (hooks.length > 0)
+    throw refuse(
+      "unimplemented",
+      `its configuration has hooks (${hooks.map(([name]) => name).join(", ")}), which are not supported yet`,
+    );
   if ((spec.mounts ?? []).some((mount) => mount.uidMappings?.length || mount.gidMappings?.length)) {
     throw refuse("unimplemented", "id-mapped mounts are not supported");
   }
@@ -81,7 +89,10 @@ function refuseUnsupported(spec: Spec): void {
   if (linux["intelRdt"] !== undefined) throw refuse("unimplemented", "linux.intelRdt is not supported");
   for (const device of spec.linux?.devices ?? []) {
     if (!guestDevices.has(device.path)) {
-      throw refuse("invalid_argument", `the device "${device.path}" of the host does not exist in the guest; available are ${[...guestDevices].join(", ")}`);
+      throw refuse(
+        "invalid_argument",
+        `the device "${device.path}" of the host does not exist in the guest; available are ${[...guestDevices].join(", ")}`,
+      );
     }
   }
 }

@@ -25,7 +25,10 @@ export async function handshake(socket: Socket, port: number, signal: AbortSigna
   socket.write(`CONNECT ${port}\n`);
   const line = await readReplyLine(socket, signal, `vsock port ${port} of the guest`);
   if (!/^OK \d{1,10}$/.test(line)) {
-    throw new RuntimeError("unavailable", `Cannot connect to vsock port ${port} of the guest: the backend said ${JSON.stringify(line)}`);
+    throw new RuntimeError(
+      "unavailable",
+      `Cannot connect to vsock port ${port} of the guest: the backend said ${JSON.stringify(line)}`,
+    );
   }
 }
 

@@ -40,9 +40,17 @@ export async function exec(argv: readonly string[], options: ExecOptions = {}): 
   if (!result.failed) return result.stdout;
   options.signal?.throwIfAborted();
   if (result.code === "ENOENT") {
-    throw new RuntimeError("not_found", `Cannot run "${file}": it is not installed or not in ${minimalEnvironment["PATH"]}`);
+    throw new RuntimeError(
+      "not_found",
+      `Cannot run "${file}": it is not installed or not in ${minimalEnvironment["PATH"]}`,
+    );
   }
   const lastWords = foreignText(result.stderr.trim().slice(-1024));
-  const how = result.timedOut ? "no end within its time limit" : (result.signal ?? `exit code ${result.exitCode}`);
-  throw new RuntimeError("internal", `Cannot run "${argv.join(" ").slice(0, 400)}": ${how}${lastWords && `, "${lastWords}"`}`);
+  const how = result.timedOut
+    ? "no end within its time limit"
+    : (result.signal ?? `exit code ${result.exitCode}`);
+  throw new RuntimeError(
+    "internal",
+    `Cannot run "${argv.join(" ").slice(0, 400)}": ${how}${lastWords && `, "${lastWords}"`}`,
+  );
 }

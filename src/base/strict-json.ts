@@ -3,7 +3,14 @@ import { RuntimeError } from "./errors.ts";
 const maxDepth = 64;
 
 /** A JSON value whose integers beyond 2^53 are kept by their digits (`JSON.rawJSON`), so that printing it is lossless. */
-export type Json = null | boolean | number | string | RawNumber | readonly Json[] | { readonly [key: string]: Json };
+export type Json =
+  | null
+  | boolean
+  | number
+  | string
+  | RawNumber
+  | readonly Json[]
+  | { readonly [key: string]: Json };
 
 /** An integer kept as it was written. */
 export interface RawNumber {
@@ -25,7 +32,11 @@ const lossless = JSON as unknown as {
  */
 export function parseStrictJson(bytes: Uint8Array, what: string): Json {
   const refuse = (fact: string, cause?: unknown) =>
-    new RuntimeError("invalid_argument", `Cannot read ${what}: ${fact}`, cause === undefined ? {} : { cause });
+    new RuntimeError(
+      "invalid_argument",
+      `Cannot read ${what}: ${fact}`,
+      cause === undefined ? {} : { cause },
+    );
   let text: string;
   try {
     text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);

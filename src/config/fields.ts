@@ -25,7 +25,7 @@ export const fields: ReadonlyMap<string, Field> = new Map(
     state_directory: directory("stateDirectory", () => "/run/caisson"),
     data_directory: directory("dataDirectory", () => "/var/lib/caisson"),
     guest_directory: directory("guestDirectory", (build) => join(build ?? installedDirectory, "guest")),
-    kernel_path: file("kernelPath", () => ""),
+    kernel_path: optionalFile("kernelPath"),
     qemu_path: file("qemuPath", () => "/usr/bin/qemu-system-x86_64"),
     virtiofsd_path: file("virtiofsdPath", (build) => helper(build, "virtiofsd")),
     vhost_device_vsock_path: file("vhostDeviceVsockPath", (build) => helper(build, "vhost-device-vsock")),
@@ -87,7 +87,19 @@ function file(property: keyof Config, fallback: PathDefault): Field {
   return { property, fallback, check: checkAbsolutePath };
 }
 
+/** Empty stands for "choose". */
+function optionalFile(property: keyof Config): Field {
+  return {
+    property,
+    fallback: "",
+    check: (value, fail) => {
+      if (value !== "") checkAbsolutePath(value, fail);
+    },
+  };
+}
+
 function checkAbsolutePath(value: unknown, fail: (expected: string) => Error): void {
-  const good = typeof value === "string" && value.startsWith("/") && !value.includes("\0") && !value.includes("/../");
+  const good =
+    typeof value === "string" && value.startsWith("/") && !value.includes("\0") && !value.includes("/../");
   if (!good) throw fail("an absolute path");
 }

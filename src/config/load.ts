@@ -8,7 +8,7 @@ import { type Field, fields } from "./fields.ts";
 export interface LoadOptions {
   /** Environment that may name the file in `CAISSON_CONFIG`. */
   readonly environment: Readonly<Record<string, string | undefined>>;
-  /** Directory of the running executable (`…/build/bin` or `/usr/bin`). */
+  /** Directory of the running executable (`…/build/lib` or `/usr/lib/caisson/lib`). */
   readonly executableDirectory: string;
 }
 
@@ -30,17 +30,19 @@ export function loadConfig(options: LoadOptions): Config {
       if (field === undefined) {
         throw invalid(file, `"${key}" is not a setting; the settings are ${[...fields.keys()].join(", ")}`);
       }
-      field.check(value, (expected) => invalid(file, `${key} = ${JSON.stringify(value)}, expected ${expected}`));
+      field.check(value, (expected) =>
+        invalid(file, `${key} = ${JSON.stringify(value)}, expected ${expected}`),
+      );
       values.set(key, value);
     }
   }
   return Object.freeze(assemble(values, buildDirectory));
 }
 
-/** `build/` of a checkout when the executable lies in `build/bin`, else undefined (installed). */
+/** `build/` of a checkout when the executable lies in `build/bin` or `build/lib`, else undefined (installed). */
 function buildDirectoryOf(executableDirectory: string): string | undefined {
   const parent = dirname(executableDirectory);
-  const inBuild = basename(executableDirectory) === "bin" && basename(parent) === "build";
+  const inBuild = ["bin", "lib"].includes(basename(executableDirectory)) && basename(parent) === "build";
   return inBuild ? parent : undefined;
 }
 
@@ -48,7 +50,10 @@ function chooseFile(named: string | undefined, buildDirectory: string | undefine
   if (named !== undefined && named !== "") {
     const path = resolve(named);
     if (!existsSync(path)) {
-      throw new RuntimeError("not_found", `Cannot read the configuration "${path}" named by CAISSON_CONFIG: no such file`);
+      throw new RuntimeError(
+        "not_found",
+        `Cannot read the configuration "${path}" named by CAISSON_CONFIG: no such file`,
+      );
     }
     return path;
   }
@@ -66,7 +71,9 @@ function dropIns(path: string): string[] {
     return names.sort().map((name) => join(directory, name));
   } catch (error) {
     if (errnoOf(error) === "ENOENT") return [];
-    throw new RuntimeError("invalid_argument", `Cannot read the configuration directory "${directory}"`, { cause: error });
+    throw new RuntimeError("invalid_argument", `Cannot read the configuration directory "${directory}"`, {
+      cause: error,
+    });
   }
 }
 

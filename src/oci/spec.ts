@@ -68,7 +68,8 @@ function checkSpec(spec: Json, path: string): void {
     new RuntimeError("invalid_argument", `Cannot use "${path}": "${field}" is not ${expected}`);
   if (!isObject(spec)) throw refuse("the document", "an object");
   const version = spec["ociVersion"];
-  if (typeof version !== "string" || !/^1\.\d+\.\d+/.test(version)) throw refuse("ociVersion", 'a version "1.x.y"');
+  if (typeof version !== "string" || !/^1\.\d+\.\d+/.test(version))
+    throw refuse("ociVersion", 'a version "1.x.y"');
   for (const section of ["windows", "vm", "solaris", "zos"]) {
     if (spec[section] !== undefined) throw refuse(section, "supported; expected a Linux configuration");
   }
@@ -89,7 +90,8 @@ function checkRoot(root: Json | undefined, refuse: Refuse): void {
   if (!isObject(root) || typeof root["path"] !== "string" || root["path"] === "") {
     throw refuse("root.path", "a path");
   }
-  if (root["readonly"] !== undefined && typeof root["readonly"] !== "boolean") throw refuse("root.readonly", "a boolean");
+  if (root["readonly"] !== undefined && typeof root["readonly"] !== "boolean")
+    throw refuse("root.readonly", "a boolean");
 }
 
 function checkProcess(process: Json | undefined, refuse: Refuse): void {
@@ -99,7 +101,8 @@ function checkProcess(process: Json | undefined, refuse: Refuse): void {
     throw refuse("process.args", "a list of strings without NUL whose first is not empty");
   }
   const env = process["env"] ?? [];
-  if (!Array.isArray(env) || !env.every(isCString)) throw refuse("process.env", "a list of strings without NUL");
+  if (!Array.isArray(env) || !env.every(isCString))
+    throw refuse("process.env", "a list of strings without NUL");
   const cwd = process["cwd"];
   if (!isCString(cwd) || !cwd.startsWith("/")) throw refuse("process.cwd", "an absolute path");
   const user = process["user"] ?? {};
@@ -109,7 +112,8 @@ function checkProcess(process: Json | undefined, refuse: Refuse): void {
 
 function checkUserId(value: Json | undefined, field: string, refuse: Refuse): void {
   // 2^32-1 is the "no change" value of setresuid(2) and never a user.
-  const good = value === undefined || (Number.isInteger(value) && Number(value) >= 0 && Number(value) < 0xffff_ffff);
+  const good =
+    value === undefined || (Number.isInteger(value) && Number(value) >= 0 && Number(value) < 0xffff_ffff);
   if (!good || isRawNumber(value)) throw refuse(field, "a number from 0 to 4294967294");
 }
 
@@ -124,10 +128,12 @@ function checkMounts(mounts: Json | undefined, refuse: Refuse): void {
       throw refuse(`${field}.destination`, 'an absolute path without ".."');
     }
     for (const name of ["type", "source"]) {
-      if (mount[name] !== undefined && !isCString(mount[name])) throw refuse(`${field}.${name}`, "a string without NUL");
+      if (mount[name] !== undefined && !isCString(mount[name]))
+        throw refuse(`${field}.${name}`, "a string without NUL");
     }
     const options = mount["options"] ?? [];
-    if (!Array.isArray(options) || !options.every(isCString)) throw refuse(`${field}.options`, "a list of strings");
+    if (!Array.isArray(options) || !options.every(isCString))
+      throw refuse(`${field}.options`, "a list of strings");
   });
 }
 

@@ -73,7 +73,10 @@ export async function openOutput(uri: string, signal: AbortSignal): Promise<Outp
   const status = fstatSync(writer);
   if (status.isDirectory() || status.isSocket()) {
     closeSync(writer);
-    throw new RuntimeError("invalid_argument", `Cannot open output "${path}": expected a FIFO, a file or a character device`);
+    throw new RuntimeError(
+      "invalid_argument",
+      `Cannot open output "${path}": expected a FIFO, a file or a character device`,
+    );
   }
   // Keeps the FIFO from breaking when its reader goes away; never read from.
   const hold = status.isFIFO() ? openSync(path, O_RDONLY | O_NONBLOCK) : undefined;
@@ -84,7 +87,10 @@ function filePathOf(uri: string): string | undefined {
   const scheme = /^([a-z][a-z0-9+.-]*):\/\//.exec(uri)?.[1];
   if (scheme === undefined || scheme === "fifo") return undefined;
   if (scheme === "file") return decodeURIComponent(new URL(uri).pathname);
-  throw new RuntimeError("unimplemented", `Cannot open output "${uri}": the scheme "${scheme}" is not supported; expected a FIFO's path or file://`);
+  throw new RuntimeError(
+    "unimplemented",
+    `Cannot open output "${uri}": the scheme "${scheme}" is not supported; expected a FIFO's path or file://`,
+  );
 }
 
 function fileOutput(path: string): Output {
@@ -114,7 +120,8 @@ function openChecked(path: string, flags: number, mode?: number): number {
 }
 
 function cannotOpen(path: string, cause: unknown): RuntimeError {
-  const code = errnoOf(cause) === "ELOOP" || errnoOf(cause) === "EISDIR" ? "invalid_argument" : systemErrorCode(cause);
+  const code =
+    errnoOf(cause) === "ELOOP" || errnoOf(cause) === "EISDIR" ? "invalid_argument" : systemErrorCode(cause);
   return new RuntimeError(code, `Cannot open stdio "${path}"`, { cause });
 }
 

@@ -69,7 +69,9 @@ export class ProcessIo {
     };
     try {
       const outputs = await Promise.all(
-        this.#outputs.map(async ({ name, output }) => copyOutput(await dial(name), output, this.#failed(name))),
+        this.#outputs.map(async ({ name, output }) =>
+          copyOutput(await dial(name), output, this.#failed(name)),
+        ),
       );
       this.#exitSeen = Promise.all(outputs.map((copy) => copy.exitSeen));
       this.#finished = Promise.all(outputs.map((copy) => copy.finished));

@@ -7,6 +7,8 @@ import type { ProcessIdentity } from "../base/processes.ts";
 /** One thing on the host that a sandbox holds, as `delete` needs it to release it. */
 export type JournalEntry =
   | { readonly kind: "process"; readonly name: string; readonly identity: ProcessIdentity }
+  /** The daemon itself. */
+  | { readonly kind: "daemon"; readonly identity: ProcessIdentity }
   /** A user id taken from the pool. */
   | { readonly kind: "user"; readonly uid: number }
   /** Taps and filters made in this network namespace. */

@@ -36,7 +36,10 @@ const minLimitBytes = 4 * 1024 ** 2;
 function memoryOf(limitBytes: number | undefined, config: Config, host: Host): number {
   if (limitBytes === undefined) return config.defaultMemoryMiB;
   const refuse = (fact: string) =>
-    new RuntimeError("invalid_argument", `Cannot size the VM: the memory limit of ${limitBytes} bytes is ${fact}`);
+    new RuntimeError(
+      "invalid_argument",
+      `Cannot size the VM: the memory limit of ${limitBytes} bytes is ${fact}`,
+    );
   if (limitBytes < minLimitBytes) throw refuse(`below the minimum of ${minLimitBytes} bytes`);
   const memoryMiB = Math.ceil(limitBytes / 1024 ** 2) + config.memoryOverheadMiB;
   if (memoryMiB > host.memoryMiB) throw refuse(`above the ${host.memoryMiB} MiB of this host`);

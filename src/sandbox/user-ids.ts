@@ -11,16 +11,18 @@ export interface UserIdPool {
 
 /**
  * Takes a user id that no other sandbox has. A file per id, created exclusively, is the lock; its content names the
- * owner, so that the id can be given back from the sandbox's name alone.
+ * owner, so that the id can be given back from the sandbox's name alone. `onCandidate` is told of each id right before it is
+ * tried, to be journalled.
  *
  * @throws resource_exhausted  all are taken
  */
-export function takeUserId(pool: UserIdPool, owner: string): number {
+export function takeUserId(pool: UserIdPool, owner: string, onCandidate: (uid: number) => void): number {
   const directory = directoryOf(pool.stateDirectory);
   mkdirSync(directory, { recursive: true, mode: 0o700 });
   const start = createHash("sha256").update(owner).digest().readUInt32BE(0) % pool.count;
   for (let step = 0; step < pool.count; step++) {
     const uid = pool.base + ((start + step) % pool.count);
+    onCandidate(uid);
     try {
       writeFileSync(join(directory, String(uid)), owner, { flag: "wx", mode: 0o600 });
       return uid;
@@ -28,7 +30,10 @@ export function takeUserId(pool: UserIdPool, owner: string): number {
       if (errnoOf(error) !== "EEXIST") throw error;
     }
   }
-  throw new RuntimeError("resource_exhausted", `Cannot find a free user id for the VM: all ${pool.count} from ${pool.base} are taken; raise vmm_uid_count`);
+  throw new RuntimeError(
+    "resource_exhausted",
+    `Cannot find a free user id for the VM: all ${pool.count} from ${pool.base} are taken; raise vmm_uid_count`,
+  );
 }
 
 /** Gives a user id back if `owner` has it. Idempotent. */

@@ -36,10 +36,16 @@ function unescapePath(path: string): string {
 }
 
 /** Mounts a file system. Options that only containerd reads (`X-containerd.*`) are left out. */
-export async function mount(type: string, source: string, target: string, options: readonly string[]): Promise<void> {
+export async function mount(
+  type: string,
+  source: string,
+  target: string,
+  options: readonly string[],
+): Promise<void> {
   const wanted = options.filter((option) => !option.startsWith("X-containerd."));
   for (const value of [type, source, ...wanted]) {
-    if (value.includes("\0")) throw new RuntimeError("invalid_argument", `Cannot mount "${target}": an option holds NUL`);
+    if (value.includes("\0"))
+      throw new RuntimeError("invalid_argument", `Cannot mount "${target}": an option holds NUL`);
   }
   const isBind = wanted.includes("bind") || wanted.includes("rbind") || type === "bind";
   if (isBind) {
@@ -58,9 +64,18 @@ export interface BindOptions {
 
 /** Binds a file or directory onto an existing target of the same kind. */
 export async function bindMount(source: string, target: string, options: BindOptions = {}): Promise<void> {
-  await run(["mount", "--no-mtab", "--no-canonicalize", options.recursive ? "--rbind" : "--bind", "--", source, target]);
+  await run([
+    "mount",
+    "--no-mtab",
+    "--no-canonicalize",
+    options.recursive ? "--rbind" : "--bind",
+    "--",
+    source,
+    target,
+  ]);
   // The kernel ignores flags of the binding call itself (mount(2)); a second one sets them on the new mount.
-  if (options.readOnly) await run(["mount", "--no-mtab", "--no-canonicalize", "-o", "remount,bind,ro", "--", target]);
+  if (options.readOnly)
+    await run(["mount", "--no-mtab", "--no-canonicalize", "-o", "remount,bind,ro", "--", target]);
 }
 
 /** Makes `path` a mount of its own whose later child mounts propagate to other namespaces (mount_namespaces(7)). */
@@ -82,7 +97,10 @@ export async function unmountAllBelow(directory: string): Promise<void> {
     if (found.length === 0) return;
     await run(["umount", "--no-canonicalize", "--lazy", "--", ...found.slice(0, 200)]);
   }
-  throw new RuntimeError("internal", `Cannot unmount everything below "${directory}": ${mountsBelow(directory).join(", ")}`);
+  throw new RuntimeError(
+    "internal",
+    `Cannot unmount everything below "${directory}": ${mountsBelow(directory).join(", ")}`,
+  );
 }
 
 /** Mount points at or below `directory`, each once, the latest first. */

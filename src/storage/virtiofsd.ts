@@ -1,8 +1,9 @@
-import { existsSync, watch } from "node:fs";
+import { existsSync } from "node:fs";
 import { chown } from "node:fs/promises";
 import { join } from "node:path";
 import { type Daemon, startDaemon } from "../base/daemon.ts";
 import { RuntimeError } from "../base/errors.ts";
+import { watchForFile } from "../base/file-watch.ts";
 import { abortable } from "../base/scope.ts";
 
 export interface VirtiofsdSpec {
@@ -59,13 +60,13 @@ export function planVirtiofsd(spec: VirtiofsdSpec): string[] {
  */
 export async function startVirtiofsd(spec: VirtiofsdSpec, signal: AbortSignal): Promise<Daemon> {
   if (!existsSync(spec.program)) {
-    throw new RuntimeError("not_found", `Cannot start virtiofsd: "${spec.program}" is not there; build it with "make build" or set virtiofsd_path`);
+    throw new RuntimeError(
+      "not_found",
+      `Cannot start virtiofsd: "${spec.program}" is not there; build it with "make build" or set virtiofsd_path`,
+    );
   }
   const socketPath = join(spec.directory, spec.socketName);
-  const appeared = Promise.withResolvers<void>();
-  using watcher = disposableWatch(spec.directory, () => {
-    if (existsSync(socketPath)) appeared.resolve();
-  });
+  using socket = watchForFile(socketPath);
   const daemon = await startDaemon({
     name: "virtiofsd",
     argv: planVirtiofsd(spec),
@@ -74,7 +75,10 @@ export async function startVirtiofsd(spec: VirtiofsdSpec, signal: AbortSignal): 
   });
   try {
     const outcome = await abortable(
-      Promise.race([appeared.promise.then(() => "listening" as const), daemon.exited.then(() => "ended" as const)]),
+      Promise.race([
+        socket.appeared.then(() => "listening" as const),
+        daemon.exited.then(() => "ended" as const),
+      ]),
       signal,
     );
     if (outcome === "ended") {
@@ -86,9 +90,4 @@ export async function startVirtiofsd(spec: VirtiofsdSpec, signal: AbortSignal): 
     await daemon.stop(0);
     throw error;
   }
-}
-
-function disposableWatch(directory: string, onChange: () => void): Disposable {
-  const watcher = watch(directory, onChange);
-  return { [Symbol.dispose]: () => watcher.close() };
 }

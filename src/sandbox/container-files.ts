@@ -1,0 +1,70 @@
+import { readdir } from "node:fs/promises";
+import { isAbsolute, join, resolve } from "node:path";
+import { bindSources } from "../agent-client/guest-spec.ts";
+import { RuntimeError } from "../base/errors.ts";
+import { systemErrorCode } from "../base/files.ts";
+import type { Spec } from "../oci/spec.ts";
+import { mount, unmountAllBelow } from "../storage/mount.ts";
+import type { SharedDir } from "../storage/shared-dir.ts";
+import type { Journal } from "./journal.ts";
+import type { CreateContainerRequest } from "./model.ts";
+
+/**
+ * Mounts a container's root file system at `<bundle>/rootfs` (where `docker cp` and containerd look for it) and shows it
+ * and the sources of its bind mounts to the guest. `removeContainerFiles` undoes it.
+ *
+ * @throws not_found, invalid_argument  a source is missing or is no directory or regular file
+ * @throws failed_precondition          the root file system is empty
+ */
+export async function addContainerFiles(
+  request: CreateContainerRequest,
+  spec: Spec,
+  shared: SharedDir,
+  journal: Journal,
+): Promise<void> {
+  const { containerId, bundle } = request;
+  const root = rootPath(bundle, spec);
+  journal.add({ kind: "container", containerId });
+  if (request.rootfs.length > 0) {
+    const target = join(bundle, "rootfs");
+    journal.add({ kind: "rootfs", path: target });
+    for (const { type, source, target: below, options } of request.rootfs) {
+      await mount(type, source, below === "" ? target : join(target, below), options);
+    }
+  }
+  await checkNotEmpty(root, containerId);
+  await shared.addRootfs(containerId, root, spec.root.readonly ?? false);
+  for (const { index, source, readOnly } of bindSources(spec)) {
+    await shared.addMount(containerId, index, resolve(bundle, source), readOnly);
+  }
+}
+
+/** Idempotent. */
+export async function removeContainerFiles(
+  containerId: string,
+  bundle: string,
+  shared: SharedDir,
+): Promise<void> {
+  await shared.removeContainer(containerId);
+  await unmountAllBelow(join(bundle, "rootfs"));
+}
+
+function rootPath(bundle: string, spec: Spec): string {
+  const { path } = spec.root;
+  return isAbsolute(path) ? path : join(bundle, path);
+}
+
+async function checkNotEmpty(root: string, containerId: string): Promise<void> {
+  const names = await readdir(root).catch((cause: unknown) => {
+    throw new RuntimeError(
+      systemErrorCode(cause),
+      `Cannot use the root file system "${root}" of container "${containerId}"`,
+      { cause },
+    );
+  });
+  if (names.length > 0) return;
+  throw new RuntimeError(
+    "failed_precondition",
+    `Cannot create container "${containerId}": its root file system "${root}" is empty`,
+  );
+}

@@ -1,0 +1,216 @@
+import type { Agent } from "../agent-client/agent.ts";
+import type { OpenGuestStream } from "./io.ts";
+import { ProcessIo } from "./io.ts";
+import { asError, codeOf, describe, RuntimeError } from "../base/errors.ts";
+import type { Log } from "../base/log.ts";
+import { Mutex } from "../base/mutex.ts";
+import { scope, within } from "../base/scope.ts";
+import type { Container, ExecRequest, Mount, Process, SandboxEvent } from "./model.ts";
+import { GuestProcess } from "./process.ts";
+import { loadConsoleSize } from "./console-size.ts";
+
+/** A process that the guest kills with its init counts as killed by SIGKILL. */
+const killedExitCode = 137;
+/** How long a created, never started init may take to die when its container is deleted. */
+const abandonTimeoutMs = 5_000;
+
+export interface ContainerOptions {
+  readonly id: string;
+  readonly bundle: string;
+  readonly rootfs: readonly Mount[];
+  readonly init: GuestProcess;
+  readonly agent: Agent;
+  readonly log: Log;
+  readonly hostPid: number;
+  readonly drainTimeoutMs: number;
+  readonly openStream: (execId: string) => OpenGuestStream;
+  readonly killVm: () => void;
+  readonly emit: (event: SandboxEvent) => void;
+  /** Releases what the container holds in the guest and on the host. */
+  readonly release: () => Promise<void>;
+}
+
+/** A container in the guest. */
+export class GuestContainer implements Container {
+  readonly id: string;
+  readonly bundle: string;
+  readonly rootfs: readonly Mount[];
+  readonly init: GuestProcess;
+  readonly #options: ContainerOptions;
+  readonly #execs = new Map<string, GuestProcess>();
+  /** One change at a time; `kill`, `wait` and the getters do not take it. */
+  readonly #changes = new Mutex();
+  #initExit: Promise<void> | undefined;
+
+  constructor(options: ContainerOptions) {
+    this.id = options.id;
+    this.bundle = options.bundle;
+    this.rootfs = options.rootfs;
+    this.init = options.init;
+    this.#options = options;
+  }
+
+  process(execId: string): Process {
+    return this.#process(execId);
+  }
+
+  async start(execId: string): Promise<void> {
+    const process = this.#process(execId);
+    const { emit } = this.#options;
+    if (process === this.init) {
+      await process.start(
+        async () => {},
+        () => emit({ type: "start", container: this }),
+      );
+      return;
+    }
+    if (this.init.isFinishing) throw this.#stopped(`start "${execId}" in`);
+    try {
+      await process.start(
+        () => this.#connectExec(process),
+        () => emit({ type: "exec-started", container: this, process }),
+      );
+    } catch (error) {
+      process.closeIo();
+      throw error;
+    }
+  }
+
+  async exec(request: ExecRequest): Promise<Process> {
+    const { execId, stdio, processJson } = request;
+    if (execId === this.id || this.#execs.has(execId)) {
+      throw new RuntimeError(
+        "already_exists",
+        `Cannot add process "${execId}" to container "${this.id}": the id is in use`,
+      );
+    }
+    const { tag } = this.init.state;
+    if (this.init.isFinishing || (tag !== "running" && tag !== "created" && tag !== "starting")) {
+      throw this.#stopped(`add process "${execId}" to`);
+    }
+    const { agent, drainTimeoutMs, hostPid, killVm, emit } = this.#options;
+    const process = new GuestProcess({
+      containerId: this.id,
+      execId,
+      stdio,
+      agent,
+      drainTimeoutMs,
+      hostPid,
+      killVm,
+    });
+    // Before the first wait, so that a second request with this id is refused.
+    this.#execs.set(execId, process);
+    try {
+      await agent.createExec({
+        containerId: this.id,
+        execId,
+        ociProcessJson: processJson,
+        stdio: {
+          stdin: stdio.stdin !== "",
+          stdout: stdio.stdout !== "",
+          stderr: stdio.stderr !== "" && !stdio.terminal,
+          terminal: stdio.terminal,
+          ...loadConsoleSize(processJson),
+        },
+      });
+    } catch (error) {
+      this.#execs.delete(execId);
+      throw error;
+    }
+    emit({ type: "exec-added", container: this, execId });
+    return process;
+  }
+
+  delete(execId: string): ReturnType<Container["delete"]> {
+    return this.#changes.run(() => (execId === "" ? this.#deleteInit() : this.#deleteExec(execId)));
+  }
+
+  /** The guest reports the end of a process of this container. Unknown ids are ignored: the guest may say anything. */
+  onGuestExit(execId: string, exitCode: number): void {
+    if (execId === "") {
+      void this.#onInitExit(exitCode, killedExitCode);
+      return;
+    }
+    const process = this.#execs.get(execId);
+    if (process !== undefined && process.state.tag !== "created") void this.#finishExec(process, exitCode);
+  }
+
+  /** The VM is gone: everything in it has ended. Resolves when the exits are final. */
+  async onVmExit(exitCode: number): Promise<void> {
+    await this.#onInitExit(exitCode, exitCode);
+  }
+
+  /** Init's exit is the last of a container: execs that the guest did not report by now died with it. */
+  #onInitExit(exitCode: number, execExitCode: number): Promise<void> {
+    this.#initExit ??= (async () => {
+      const running = [...this.#execs.values()].filter(
+        ({ state }) => state.tag !== "created" && state.tag !== "deleted",
+      );
+      await Promise.all(running.map((process) => this.#finishExec(process, execExitCode)));
+      const exit = await this.init.finish(exitCode);
+      this.#options.emit({ type: "exit", container: this, process: this.init, exit });
+    })().catch((error: unknown) => {
+      this.#options.log.error({ error: describe(error) }, "cannot finish the exit of a container");
+    });
+    return this.#initExit;
+  }
+
+  async #finishExec(process: GuestProcess, exitCode: number): Promise<void> {
+    if (process.isFinishing) {
+      await process.wait();
+      return;
+    }
+    const exit = await process.finish(exitCode);
+    this.#options.emit({ type: "exit", container: this, process, exit });
+  }
+
+  async #connectExec(process: GuestProcess): Promise<void> {
+    using limit = scope(undefined, this.#options.drainTimeoutMs, `the stdio of process "${process.execId}"`);
+    const io = await ProcessIo.open(process.stdio, this.#options.log, limit.signal);
+    process.attachIo(io);
+    await io.connect(this.#options.openStream(process.execId), limit.signal);
+  }
+
+  async #deleteExec(execId: string): ReturnType<Container["delete"]> {
+    const process = this.#process(execId);
+    const exit = await process.markDeleted();
+    this.#execs.delete(execId);
+    await this.#options.agent.deleteProcess({ containerId: this.id, execId }).catch((error: unknown) => {
+      // The guest is gone or has forgotten it already; here it is deleted either way.
+      this.#options.log.debug({ error: describe(error) }, "delete of an exec in the guest");
+    });
+    return { exit, pid: process.pid };
+  }
+
+  async #deleteInit(): ReturnType<Container["delete"]> {
+    if (this.init.state.tag === "created") await this.#abandon();
+    const exit = await this.init.markDeleted();
+    for (const process of this.#execs.values()) process.closeIo();
+    await this.#options.release();
+    this.#options.emit({ type: "delete", container: this, exit });
+    return { exit, pid: this.init.pid };
+  }
+
+  /** Kills an init that was never started and waits for its end. */
+  async #abandon(): Promise<void> {
+    await this.init.kill(9, true).catch((error: unknown) => {
+      if (codeOf(error) !== "not_found") throw asError(error);
+    });
+    const ended = await within(this.init.wait(), abandonTimeoutMs, "late" as const);
+    if (ended === "late") this.#options.killVm();
+    await this.init.wait();
+  }
+
+  #process(execId: string): GuestProcess {
+    const process = execId === "" ? this.init : this.#execs.get(execId);
+    if (process === undefined) {
+      throw new RuntimeError("not_found", `Cannot find process "${execId}" of container "${this.id}"`);
+    }
+    return process;
+  }
+
+  #stopped(action: string): RuntimeError {
+    const tag = this.init.isFinishing ? "stopped" : this.init.state.tag;
+    return new RuntimeError("failed_precondition", `Cannot ${action} container "${this.id}": it is ${tag}`);
+  }
+}

@@ -1,0 +1,71 @@
+import { mkdir } from "node:fs/promises";
+import { dirname } from "node:path";
+import { errnoOf, RuntimeError } from "../base/errors.ts";
+import { systemErrorCode } from "../base/files.ts";
+import { identify } from "../base/processes.ts";
+import type { Config } from "../config/config.ts";
+import { createSharedDir, type SharedDir } from "../storage/shared-dir.ts";
+import { Journal } from "./journal.ts";
+import { type SandboxPaths, sandboxPaths } from "./paths.ts";
+import { ownerName, removeSandbox } from "./remove.ts";
+import { takeUserId } from "./user-ids.ts";
+
+/** What a sandbox has on the host before its VM boots. `removeSandbox` releases all of it. */
+export interface HostState {
+  readonly paths: SandboxPaths;
+  readonly journal: Journal;
+  /** Unprivileged user of the VMM. */
+  readonly uid: number;
+  readonly shared: SharedDir;
+}
+
+/**
+ * Makes the sandbox's directory, journal, user id and shared directory. Whatever an earlier sandbox of this name left
+ * (its daemon is dead, or we could not have its socket) is removed first. On failure nothing is left.
+ */
+export async function createHostState(
+  namespace: string,
+  sandboxId: string,
+  config: Config,
+): Promise<HostState> {
+  const { stateDirectory } = config;
+  const paths = sandboxPaths(stateDirectory, namespace, sandboxId);
+  const name = { stateDirectory, namespace, sandboxId };
+  await makeDirectory(paths.directory, () => removeSandbox(name));
+  try {
+    const journal = new Journal(paths.directory);
+    try {
+      const self = identify(process.pid);
+      if (self !== undefined) journal.add({ kind: "daemon", identity: self });
+      const uid = takeUserId(
+        { stateDirectory, base: config.vmmUidBase, count: config.vmmUidCount },
+        ownerName(namespace, sandboxId),
+        (candidate) => journal.add({ kind: "user", uid: candidate }),
+      );
+      const shared = await createSharedDir(paths.directory);
+      return { paths, journal, uid, shared };
+    } catch (error) {
+      journal[Symbol.dispose]();
+      throw error;
+    }
+  } catch (error) {
+    await removeSandbox(name);
+    throw error;
+  }
+}
+
+async function makeDirectory(path: string, removeStale: () => Promise<void>): Promise<void> {
+  try {
+    // Others may pass through, to reach the one directory in it that is theirs, but not look.
+    await mkdir(dirname(path), { recursive: true, mode: 0o711 });
+    await mkdir(path, { mode: 0o711 }).catch(async (error: unknown) => {
+      if (errnoOf(error) !== "EEXIST") throw error;
+      await removeStale();
+      await mkdir(dirname(path), { recursive: true, mode: 0o711 });
+      await mkdir(path, { mode: 0o711 });
+    });
+  } catch (cause) {
+    if (cause instanceof RuntimeError) throw cause;
+    throw new RuntimeError(systemErrorCode(cause), `Cannot make the state directory "${path}"`, { cause });
+  }
+}

@@ -1,0 +1,163 @@
+import type { Agent } from "../agent-client/agent.ts";
+import { codeOf, RuntimeError } from "../base/errors.ts";
+import { scope, within } from "../base/scope.ts";
+import type { ProcessIo } from "./io.ts";
+import type { ExitStatus, Process, ProcessState, Stdio } from "./model.ts";
+import { transition } from "./process-state.ts";
+
+const sigkill = 9;
+/** A guest that does not take a SIGKILL within this time is hung; then its VM is killed. */
+const killTimeoutMs = 4_000;
+
+export interface ProcessOptions {
+  readonly containerId: string;
+  /** Empty for init. */
+  readonly execId: string;
+  readonly stdio: Stdio;
+  readonly agent: Agent;
+  readonly drainTimeoutMs: number;
+  /** The VMM's process id. */
+  readonly hostPid: number;
+  /** Ends the VM when the guest does not answer a SIGKILL. */
+  readonly killVm: () => void;
+}
+
+/** A process in the guest, init or exec. Its container drives it. */
+export class GuestProcess implements Process {
+  readonly execId: string;
+  readonly stdio: Stdio;
+  readonly #options: ProcessOptions;
+  readonly #exit = Promise.withResolvers<ExitStatus>();
+  #state: ProcessState = { tag: "created" };
+  #pid: number;
+  #io: ProcessIo | undefined;
+  #starting: Promise<unknown> = Promise.resolve();
+  #finishing = false;
+
+  constructor(options: ProcessOptions) {
+    this.#options = options;
+    this.execId = options.execId;
+    this.stdio = options.stdio;
+    // Init exists from Create on; an exec begins to exist at its start.
+    this.#pid = options.execId === "" ? options.hostPid : 0;
+  }
+
+  get state(): ProcessState {
+    return this.#state;
+  }
+
+  get pid(): number {
+    return this.#pid;
+  }
+
+  wait(): Promise<ExitStatus> {
+    return this.#exit.promise;
+  }
+
+  /** Whether the guest has reported its end, or the VM is gone; its output may still be on the way. */
+  get isFinishing(): boolean {
+    return this.#finishing;
+  }
+
+  attachIo(io: ProcessIo): void {
+    this.#io = io;
+  }
+
+  /**
+   * Runs it in the guest. `prepare` (opening the stdio of an exec) and `onStarted` (its start event) are part of the start:
+   * an exit that comes in the meantime is held back.
+   */
+  async start(prepare: () => Promise<void>, onStarted: () => void): Promise<void> {
+    if (this.#state.tag !== "created" || this.#finishing) throw this.#wrongState("start");
+    this.#state = transition(this.#state, { tag: "starting" });
+    const settled = Promise.withResolvers<void>();
+    this.#starting = settled.promise;
+    try {
+      await prepare();
+      await this.#options.agent.startProcess(this.#address);
+      this.#state = transition(this.#state, { tag: "running" });
+      this.#pid = this.#options.hostPid;
+      onStarted();
+    } catch (error) {
+      if (this.#state.tag === "starting") this.#state = transition(this.#state, { tag: "created" });
+      throw error;
+    } finally {
+      settled.resolve();
+    }
+  }
+
+  async resize(columns: number, rows: number): Promise<void> {
+    if (!this.stdio.terminal || this.#state.tag === "stopped" || this.#state.tag === "deleted") return;
+    await this.#options.agent.resizeTerminal({ ...this.#address, columns, rows });
+  }
+
+  closeStdin(): void {
+    this.#io?.closeStdin();
+  }
+
+  async kill(signal: number, all: boolean): Promise<void> {
+    const { tag } = this.#state;
+    if (tag === "stopped" || tag === "deleted" || this.#finishing) {
+      throw new RuntimeError("not_found", `Cannot signal ${this.#name}: the process has exited`);
+    }
+    if (tag === "created" && this.execId !== "") throw this.#wrongState("signal");
+    if (signal !== sigkill) {
+      await this.#options.agent.signalProcess({ ...this.#address, signal, all });
+      return;
+    }
+    using limit = scope(undefined, killTimeoutMs, `the SIGKILL of ${this.#name}`);
+    try {
+      await this.#options.agent.signalProcess({ ...this.#address, signal, all }, limit.signal);
+    } catch (error) {
+      const code = codeOf(error);
+      if (code !== "deadline_exceeded" && code !== "unavailable") throw error;
+      this.#options.killVm();
+    }
+  }
+
+  /** The guest reported its end. Resolves when the exit is final: started, drained, state changed. */
+  async finish(exitCode: number): Promise<ExitStatus> {
+    if (this.#finishing) return this.#exit.promise;
+    this.#finishing = true;
+    const exit: ExitStatus = { exitCode, exitedAt: new Date() };
+    await this.#starting;
+    this.#io?.endStdin();
+    if (this.#io !== undefined) await within(this.#io.exitSeen, this.#options.drainTimeoutMs, undefined);
+    this.#state = transition(this.#state, { tag: "stopped", exit });
+    this.#exit.resolve(exit);
+    return exit;
+  }
+
+  /** Forgets it, with whatever output is left. @throws failed_precondition while it runs */
+  async markDeleted(): Promise<ExitStatus> {
+    const state = this.#state;
+    if (state.tag !== "stopped" && state.tag !== "created") throw this.#wrongState("delete");
+    const exit = state.tag === "stopped" ? state.exit : { exitCode: 0, exitedAt: new Date() };
+    this.#state = transition(state, { tag: "deleted", exit });
+    // The process's own output is out when `exitSeen` has resolved; what children left behind still write is cut here.
+    if (this.#io !== undefined) await within(this.#io.exitSeen, this.#options.drainTimeoutMs, undefined);
+    this.#io?.close();
+    this.#exit.resolve(exit);
+    return exit;
+  }
+
+  /** Closes its streams; for a create or start that failed. */
+  closeIo(): void {
+    this.#io?.close();
+    this.#io = undefined;
+  }
+
+  get #address() {
+    return { containerId: this.#options.containerId, execId: this.execId };
+  }
+
+  get #name(): string {
+    const { containerId, execId } = this.#options;
+    return execId === "" ? `container "${containerId}"` : `process "${execId}" of container "${containerId}"`;
+  }
+
+  #wrongState(action: string): RuntimeError {
+    const tag = this.#finishing ? "stopped" : this.#state.tag;
+    return new RuntimeError("failed_precondition", `Cannot ${action} ${this.#name}: it is ${tag}`);
+  }
+}

@@ -1,0 +1,326 @@
+import type { GuestStdio } from "../agent-client/agent.ts";
+import { guestSpec } from "../agent-client/guest-spec.ts";
+import { describe, RuntimeError } from "../base/errors.ts";
+import { writeFileAtomic } from "../base/files.ts";
+import { checkId } from "../base/ids.ts";
+import type { Log } from "../base/log.ts";
+import { scope } from "../base/scope.ts";
+import { settleAll } from "../base/settle.ts";
+import type { Config } from "../config/config.ts";
+import type { Hypervisor } from "../hypervisor/hypervisor.ts";
+import { loadSpec, type Spec } from "../oci/spec.ts";
+import { consoleSizeOf } from "./console-size.ts";
+import { GuestContainer } from "./container.ts";
+import { addContainerFiles, removeContainerFiles } from "./container-files.ts";
+import { createHostState, type HostState } from "./host-state.ts";
+import { ProcessIo } from "./io.ts";
+import type { Container, CreateContainerRequest, Sandbox, SandboxEvent } from "./model.ts";
+import { GuestProcess } from "./process.ts";
+import { removeSandbox } from "./remove.ts";
+import { Timeline } from "./timeline.ts";
+import { bootSandboxVm, type SandboxVm } from "./vm.ts";
+
+/** A process that ended because somebody asked for its SIGKILL, and because its VM died under it. */
+const killedExitCode = 137;
+const lostExitCode = 255;
+/** For the guest to sync and power off; then the VM is killed. */
+const powerOffTimeoutMs = 2_000;
+
+export interface SandboxOptions {
+  readonly namespace: string;
+  readonly sandboxId: string;
+  readonly config: Config;
+  readonly hypervisor: Hypervisor;
+  readonly log: Log;
+  /** Told of every event in its order, synchronously. */
+  readonly emit: (event: SandboxEvent) => void;
+}
+
+/** A sandbox without a VM yet; its first container boots one. @throws invalid_argument for a bad id or namespace */
+export function createSandbox(options: SandboxOptions): Sandbox {
+  checkId("namespace", options.namespace);
+  checkId("sandbox id", options.sandboxId);
+  return new VmSandbox(options);
+}
+
+interface Booted {
+  readonly host: HostState;
+  readonly vm: SandboxVm;
+}
+
+class VmSandbox implements Sandbox {
+  readonly #options: SandboxOptions;
+  readonly #containers = new Map<string, GuestContainer>();
+  /** Containers that are being created: their ids are taken, and the VM is needed. */
+  readonly #creating = new Set<string>();
+  /** Exits of inits that died before their create call was over. */
+  readonly #earlyExits = new Map<string, number>();
+  readonly #timeline = new Timeline();
+  #host: Promise<HostState> | undefined;
+  #booted: Promise<Booted> | undefined;
+  #pid = 0;
+  #lostReason: string | undefined;
+  #killRequested = false;
+  #closing: Promise<void> | undefined;
+
+  constructor(options: SandboxOptions) {
+    this.#options = options;
+  }
+
+  get id(): string {
+    return this.#options.sandboxId;
+  }
+
+  get pid(): number {
+    return this.#pid;
+  }
+
+  get containers(): readonly Container[] {
+    return [...this.#containers.values()];
+  }
+
+  container(containerId: string): Container {
+    const container = this.#containers.get(containerId);
+    if (container === undefined)
+      throw new RuntimeError("not_found", `Cannot find container "${containerId}"`);
+    return container;
+  }
+
+  async createContainer(
+    request: CreateContainerRequest,
+    { signal }: { signal: AbortSignal },
+  ): Promise<Container> {
+    const containerId = checkId("container id", request.containerId);
+    if (this.#containers.has(containerId) || this.#creating.has(containerId)) {
+      throw new RuntimeError("already_exists", `Cannot create container "${containerId}": the id is in use`);
+    }
+    if (this.#lostReason !== undefined) throw this.#lostError();
+    this.#creating.add(containerId);
+    try {
+      await this.#closing;
+      const container = await this.#create(request, signal);
+      this.#containers.set(containerId, container);
+      this.#options.emit({ type: "create", container });
+      const earlyExit = this.#earlyExits.get(containerId);
+      if (earlyExit !== undefined) container.onGuestExit("", earlyExit);
+      return container;
+    } catch (error) {
+      this.#creating.delete(containerId);
+      if (this.#containers.size === 0 && this.#creating.size === 0) await this.close();
+      throw error;
+    } finally {
+      this.#creating.delete(containerId);
+      this.#earlyExits.delete(containerId);
+    }
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#close().finally(() => {
+      this.#closing = undefined;
+    });
+    return this.#closing;
+  }
+
+  async #create(request: CreateContainerRequest, signal: AbortSignal): Promise<GuestContainer> {
+    const { containerId, bundle, stdio } = request;
+    const { log } = this.#options;
+    const spec = await loadSpec(bundle);
+    // Before anything is made: what a guest cannot have is refused at once.
+    const ociConfigJson = Buffer.from(JSON.stringify(guestSpec(spec, containerId, stdio.terminal)));
+    const host = await this.#ensureHost();
+    const containerLog = log.child({ container: containerId });
+    let io: ProcessIo | undefined;
+    try {
+      const [booted, opened] = await settleAll([
+        this.#ensureBooted(spec, signal),
+        ProcessIo.open(stdio, containerLog, signal).then((value) => {
+          io = value;
+          return value;
+        }),
+        this.#timeline.measure("mounts", () => addContainerFiles(request, spec, host.shared, host.journal)),
+      ]);
+      const { vm } = booted;
+      await this.#timeline.measure("container create", () =>
+        vm.agent.createContainer(
+          { containerId, ociConfigJson, stdio: guestStdio(request, spec), noPivotRoot: request.noPivotRoot },
+          signal,
+        ),
+      );
+      await this.#timeline.measure("streams", () => opened.connect(vm.openStream(containerId, ""), signal));
+      return this.#assemble(request, booted, opened, containerLog);
+    } catch (error) {
+      io?.close();
+      await this.#undoCreate(containerId, bundle, host);
+      throw this.#lostReason !== undefined && this.#containers.size === 0 ? this.#lostError(error) : error;
+    }
+  }
+
+  /** Takes a half-made container out of a VM that other containers go on using; `close` removes the rest otherwise. */
+  async #undoCreate(containerId: string, bundle: string, host: HostState): Promise<void> {
+    const booted = await this.#booted?.catch(() => undefined);
+    const isShared = this.#containers.size > 0;
+    if (booted !== undefined && isShared) await this.#forgetInGuest(booted, containerId);
+    await removeContainerFiles(containerId, bundle, host.shared).catch((error: unknown) => {
+      this.#options.log.warn({ error: describe(error) }, "cannot remove the files of a failed container");
+    });
+  }
+
+  #assemble(request: CreateContainerRequest, { vm, host }: Booted, io: ProcessIo, log: Log): GuestContainer {
+    const { containerId, bundle, rootfs, stdio } = request;
+    const common = {
+      agent: vm.agent,
+      drainTimeoutMs: this.#options.config.drainTimeoutMs,
+      hostPid: vm.vm.identity.pid,
+      killVm: () => this.#killVm(vm),
+    };
+    const init = new GuestProcess({ ...common, containerId, execId: "", stdio });
+    init.attachIo(io);
+    return new GuestContainer({
+      ...common,
+      id: containerId,
+      bundle,
+      rootfs,
+      init,
+      log,
+      openStream: (execId) => vm.openStream(containerId, execId),
+      emit: (event) => this.#onContainerEvent(event),
+      release: () => this.#release(containerId, bundle, { vm, host }),
+    });
+  }
+
+  #onContainerEvent(event: SandboxEvent): void {
+    this.#options.emit(event);
+    if (event.type === "start") void this.#saveTimeline();
+  }
+
+  #ensureHost(): Promise<HostState> {
+    const { namespace, sandboxId, config } = this.#options;
+    this.#host ??= createHostState(namespace, sandboxId, config);
+    return this.#host;
+  }
+
+  #ensureBooted(spec: Spec, signal: AbortSignal): Promise<Booted> {
+    this.#booted ??= this.#boot(spec, signal);
+    return this.#booted;
+  }
+
+  async #boot(spec: Spec, signal: AbortSignal): Promise<Booted> {
+    const { namespace, sandboxId, config, hypervisor, log } = this.#options;
+    const host = await this.#ensureHost();
+    const vm = await bootSandboxVm({
+      namespace,
+      sandboxId,
+      host,
+      config,
+      hypervisor,
+      spec,
+      log,
+      timeline: this.#timeline,
+      signal,
+      events: {
+        onExit: ({ containerId, execId, exitCode }) => this.#onGuestExit(containerId, execId, exitCode),
+        onOomKill: (containerId) => {
+          const container = this.#containers.get(containerId);
+          if (container !== undefined) this.#options.emit({ type: "oom", container });
+        },
+      },
+    });
+    this.#pid = vm.vm.identity.pid;
+    void vm.lost.then((reason) => this.#onVmLost(reason));
+    return { host, vm };
+  }
+
+  #onGuestExit(containerId: string, execId: string, exitCode: number): void {
+    const container = this.#containers.get(containerId);
+    if (container !== undefined) container.onGuestExit(execId, exitCode);
+    else if (this.#creating.has(containerId) && execId === "") this.#earlyExits.set(containerId, exitCode);
+  }
+
+  /** The VM has ended, for whatever reason: every process that was in it has ended too. */
+  #onVmLost(reason: string): void {
+    this.#lostReason = reason;
+    const isExpected = this.#closing !== undefined;
+    if (!isExpected) this.#options.log.error({ reason }, "the VM has ended");
+    const exitCode = this.#killRequested ? killedExitCode : lostExitCode;
+    for (const container of this.#containers.values()) void container.onVmExit(exitCode);
+  }
+
+  #killVm(vm: SandboxVm): void {
+    this.#killRequested = true;
+    void vm.vm.stop({ graceMs: 0 });
+  }
+
+  /** A container was deleted. The last one takes the VM with it. */
+  async #release(containerId: string, bundle: string, booted: Booted): Promise<void> {
+    const isLast = this.#containers.size === 1 && this.#creating.size === 0;
+    if (isLast) {
+      await this.close();
+    } else {
+      if (this.#lostReason === undefined) await this.#forgetInGuest(booted, containerId);
+      await removeContainerFiles(containerId, bundle, booted.host.shared);
+    }
+    this.#containers.delete(containerId);
+  }
+
+  async #forgetInGuest({ vm }: Booted, containerId: string): Promise<void> {
+    await vm.agent.deleteProcess({ containerId, execId: "" }).catch((error: unknown) => {
+      this.#options.log.debug({ error: describe(error) }, "delete of a container in the guest");
+    });
+  }
+
+  async #close(): Promise<void> {
+    const { namespace, sandboxId, config } = this.#options;
+    const booted = await this.#booted?.catch(() => undefined);
+    const host = await this.#host?.catch(() => undefined);
+    if (booted !== undefined) {
+      await this.#powerOff(booted.vm);
+      await booted.vm[Symbol.asyncDispose]();
+      await booted.vm.lost;
+    }
+    host?.journal[Symbol.dispose]();
+    this.#booted = undefined;
+    this.#host = undefined;
+    this.#lostReason = undefined;
+    this.#killRequested = false;
+    if (host !== undefined)
+      await removeSandbox({ stateDirectory: config.stateDirectory, namespace, sandboxId });
+  }
+
+  /** Lets the guest write back what it has; a VM that is gone or hung is simply killed by the caller. */
+  async #powerOff({ agent, vm }: SandboxVm): Promise<void> {
+    if (this.#lostReason !== undefined) return;
+    using limit = scope(undefined, powerOffTimeoutMs, "the power-off of the guest");
+    await agent.powerOff(limit.signal).catch((error: unknown) => {
+      this.#options.log.debug({ error: describe(error) }, "power-off of the guest");
+    });
+    await vm.stop({ graceMs: powerOffTimeoutMs });
+  }
+
+  async #saveTimeline(): Promise<void> {
+    const host = await this.#host;
+    if (host === undefined) return;
+    await writeFileAtomic(host.paths.timeline, JSON.stringify(this.#timeline.phases)).catch(
+      (error: unknown) => {
+        this.#options.log.warn({ error: describe(error) }, "cannot write the timeline");
+      },
+    );
+  }
+
+  #lostError(cause?: unknown): RuntimeError {
+    return new RuntimeError(
+      "unavailable",
+      `Cannot use sandbox "${this.id}": its VM has ended, ${this.#lostReason}`,
+      { cause },
+    );
+  }
+}
+
+function guestStdio({ stdio }: CreateContainerRequest, spec: Spec): GuestStdio {
+  return {
+    stdin: stdio.stdin !== "",
+    stdout: stdio.stdout !== "",
+    stderr: stdio.stderr !== "" && !stdio.terminal,
+    terminal: stdio.terminal,
+    ...consoleSizeOf(spec.process?.consoleSize),
+  };
+}

@@ -1,0 +1,301 @@
+import { randomBytes } from "node:crypto";
+import { closeSync, openSync } from "node:fs";
+import { chown, mkdir } from "node:fs/promises";
+
+import { Agent, type AgentEvents, type GuestReport } from "../agent-client/agent.ts";
+import { guestShareDirectory } from "../agent-client/guest-spec.ts";
+import { listenForReady, type ReadyListener } from "../agent-client/ready.ts";
+import { openStream } from "../agent-client/streams.ts";
+import { Cleanup } from "../base/cleanup.ts";
+import { codeOf, describe, RuntimeError } from "../base/errors.ts";
+import { foreignText, type Log } from "../base/log.ts";
+import { scope } from "../base/scope.ts";
+import { settleAll } from "../base/settle.ts";
+import type { Config } from "../config/config.ts";
+import { chooseAccelerator, type HostVirtualization, inspectHost } from "../hypervisor/accelerator.ts";
+import { type Hypervisor, type RunningVm, vsockSocketName } from "../hypervisor/hypervisor.ts";
+import { formatKernelParams } from "../hypervisor/kernel-params.ts";
+import type { VmConfig } from "../hypervisor/vm-config.ts";
+import type { GuestNetwork } from "../network/endpoint.ts";
+import { createNetns, removeNetns } from "../network/netns.ts";
+import { attachNetwork, type NetworkNic } from "../network/network.ts";
+import type { Spec } from "../oci/spec.ts";
+import { shareTag } from "../storage/shared-dir.ts";
+import { startVirtiofsd } from "../storage/virtiofsd.ts";
+import { findGuestFiles } from "./guest-files.ts";
+import type { HostState } from "./host-state.ts";
+import type { OpenGuestStream } from "./io.ts";
+import { sizeOf, thisHost } from "./sizing.ts";
+import type { Timeline } from "./timeline.ts";
+
+const virtiofsSocketName = "virtiofs.sock";
+const consoleLinesShown = 8;
+
+export interface VmRequest {
+  readonly namespace: string;
+  readonly sandboxId: string;
+  readonly host: HostState;
+  readonly config: Config;
+  readonly hypervisor: Hypervisor;
+  /** Of the container that the sandbox is made for: size, network, hostname. */
+  readonly spec: Spec;
+  readonly events: AgentEvents;
+  readonly log: Log;
+  readonly timeline: Timeline;
+  readonly signal: AbortSignal;
+}
+
+/** A booted guest with a configured agent, and everything on the host that belongs to it. */
+export interface SandboxVm extends AsyncDisposable {
+  readonly vm: RunningVm;
+  readonly agent: Agent;
+  /** Resolves with a reason when the VM has ended or its agent is lost (the VM is killed then). Never rejects. */
+  readonly lost: Promise<string>;
+  openStream(containerId: string, execId: string): OpenGuestStream;
+}
+
+/**
+ * Boots the VM of a sandbox whose directory and journal exist. What can be made at the same time is. On failure nothing
+ * of it is left, and the error has the VMM's last words and the end of the guest's console.
+ */
+export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
+  const { config, log, timeline, signal } = request;
+  const { paths, journal, uid } = request.host;
+  await using cleanup = new Cleanup();
+  using limit = scope(signal, config.bootTimeoutMs, `the boot of sandbox "${request.sandboxId}"`);
+  // Before anything is made: what is missing or does not fit is said at once.
+  const guest = findGuestFiles(config);
+  const size = sizeOf(request.spec, config, thisHost());
+  const host = await inspectHost();
+  const accelerator = chooseAccelerator(config.accel, host);
+  if (accelerator === "tcg")
+    log.warn("accelerator tcg: software emulation is for development and tests and is no security boundary");
+  const user = { uid, gid: host.kvm.tag === "group" ? host.kvm.gid : uid };
+
+  await mkdir(paths.vm, { mode: 0o700 });
+  await chown(paths.vm, user.uid, user.gid);
+  const vmDirectory = openShort(paths.vm);
+  cleanup.defer("handle of the VM's directory", () => closeSync(vmDirectory.fd));
+  const vsockPath = `${vmDirectory.path}/${vsockSocketName}`;
+  const parts = new Cleanup();
+  cleanup.defer("host parts of the VM", () => parts[Symbol.asyncDispose]());
+  const [ready, network] = await settleAll([
+    makeReadyListener(vsockPath, user, parts),
+    timeline.measure("network", () => makeNetwork(request, parts, limit.signal)),
+    timeline.measure("virtiofsd", () => serveShare(request, user, parts, limit.signal)),
+  ]);
+
+  const vmConfig: VmConfig = {
+    sandboxId: request.sandboxId,
+    directory: paths.vm,
+    user,
+    machine: config.machine,
+    accelerator,
+    vcpus: size.vcpus,
+    memoryMiB: size.memoryMiB,
+    kernel: {
+      path: guest.kernelPath,
+      ...(guest.initrdPath === undefined ? {} : { initrdPath: guest.initrdPath }),
+      commandLine: formatKernelParams({
+        hasInitrd: guest.initrdPath !== undefined,
+        ...tscParams(accelerator, host),
+        debugAgent: config.debugGuest,
+      }),
+      acpi: guest.acpi,
+    },
+    disks: [{ id: "image", path: guest.imagePath, readOnly: true }],
+    shares: [{ tag: shareTag, socketName: virtiofsSocketName }],
+    nics: network.nics,
+    ...(network.netnsPath === undefined ? {} : { netnsPath: network.netnsPath }),
+  };
+  const vm = await timeline.measure("VMM", () =>
+    request.hypervisor.boot(vmConfig, {
+      signal: limit.signal,
+      onProcess: (name, identity) => journal.add({ kind: "process", name, identity }),
+    }),
+  );
+  cleanup.defer("VM", () => vm[Symbol.asyncDispose]());
+  await network.closeTaps();
+  const vmStartedMs = performance.now();
+
+  try {
+    const streamToken = randomBytes(16);
+    await untilLost(ready.ready(limit.signal), vm);
+    const readyMs = performance.now();
+    const agent = new Agent(vsockPath, config.agentCallTimeoutMs);
+    cleanup.defer("agent connection", () => agent[Symbol.dispose]());
+    const report = await timeline.measure("configure", () =>
+      untilLost(configureGuest(agent, request, streamToken, network.guest, limit.signal), vm),
+    );
+    addGuestPhases(timeline, report, vmStartedMs, readyMs);
+    const lost = watchLoss(vm, agent.subscribe(request.events));
+    const owned = cleanup.move();
+    return {
+      vm,
+      agent,
+      lost,
+      openStream: (containerId, execId) => (name, streamSignal) =>
+        openStream(
+          { vsockPath, token: streamToken.toString("hex"), containerId, execId, name },
+          streamSignal,
+        ),
+      [Symbol.asyncDispose]: () => owned[Symbol.asyncDispose](),
+    };
+  } catch (error) {
+    throw withConsole(error, request.sandboxId, vm);
+  }
+}
+
+/**
+ * A directory by a short path: the path of a unix socket is at most 107 bytes long (unix(7)), and ids can have 76
+ * characters each. Valid in this process while the descriptor is open.
+ */
+function openShort(directory: string): { fd: number; path: string } {
+  const fd = openSync(directory, "r");
+  return { fd, path: `/proc/self/fd/${fd}` };
+}
+
+async function makeReadyListener(
+  vsockPath: string,
+  user: { uid: number; gid: number },
+  parts: Cleanup,
+): Promise<ReadyListener> {
+  const ready = await listenForReady(vsockPath);
+  parts.defer("ready listener", () => ready[Symbol.asyncDispose]());
+  await chown(ready.path, user.uid, user.gid);
+  return ready;
+}
+
+interface VmNetwork {
+  readonly netnsPath?: string;
+  readonly nics: readonly NetworkNic[];
+  readonly guest: GuestNetwork;
+  closeTaps(): Promise<void>;
+}
+
+const noNetwork = {
+  nics: [],
+  guest: { interfaces: [], routes: [], neighbours: [] },
+  closeTaps: async () => {},
+};
+
+/** The sandbox's network: the namespace that the spec names, or a fresh one without links. */
+async function makeNetwork(request: VmRequest, parts: Cleanup, signal: AbortSignal): Promise<VmNetwork> {
+  const entry = request.spec.linux?.namespaces?.find(({ type }) => type === "network");
+  if (entry === undefined) {
+    throw new RuntimeError(
+      "failed_precondition",
+      `Cannot use the host's network for sandbox "${request.sandboxId}": a VM has a network of its own; run it with a network namespace`,
+    );
+  }
+  if (entry.path === undefined || entry.path === "") {
+    const { netns } = request.host.paths;
+    request.host.journal.add({ kind: "netns", path: netns });
+    parts.defer("network namespace", () => removeNetns(netns));
+    await createNetns(netns, { signal });
+    return { ...noNetwork, netnsPath: netns };
+  }
+  const netnsPath = entry.path;
+  request.host.journal.add({ kind: "network", netnsPath });
+  const network = await attachNetwork({ netnsPath, signal });
+  parts.defer("network", () => network[Symbol.asyncDispose]());
+  return { netnsPath, nics: network.nics, guest: network.guest, closeTaps: () => network.closeTaps() };
+}
+
+async function serveShare(
+  request: VmRequest,
+  user: { uid: number; gid: number },
+  parts: Cleanup,
+  signal: AbortSignal,
+): Promise<void> {
+  const { paths, shared, journal } = request.host;
+  const virtiofsd = await startVirtiofsd(
+    {
+      program: request.config.virtiofsdPath,
+      sharedDirectory: shared.path,
+      directory: paths.vm,
+      socketName: virtiofsSocketName,
+      user,
+    },
+    signal,
+  );
+  parts.defer("virtiofsd", () => virtiofsd.stop(0));
+  journal.add({ kind: "process", name: virtiofsd.name, identity: virtiofsd.identity });
+}
+
+function tscParams(accelerator: "kvm" | "tcg", host: HostVirtualization): { tscKhz?: number } {
+  return accelerator === "tcg" && host.cpu.tscKhz !== undefined ? { tscKhz: host.cpu.tscKhz } : {};
+}
+
+function configureGuest(
+  agent: Agent,
+  request: VmRequest,
+  streamToken: Buffer,
+  network: GuestNetwork,
+  signal: AbortSignal,
+): Promise<GuestReport> {
+  return agent.configure(
+    {
+      sandboxId: request.sandboxId,
+      randomSeed: randomBytes(64),
+      streamToken,
+      hostname: request.spec.hostname ?? "",
+      storages: [{ type: "virtiofs", source: shareTag, target: guestShareDirectory, options: [] }],
+      interfaces: network.interfaces.map((link) => ({ ...link, addresses: [...link.addresses] })),
+      routes: network.routes,
+      neighbours: network.neighbours,
+    },
+    signal,
+  );
+}
+
+/** Resolves with `work`, or rejects as soon as the VM ends. */
+async function untilLost<T>(work: Promise<T>, vm: RunningVm): Promise<T> {
+  const ended = vm.exited.then(({ reason }) => {
+    throw new RuntimeError("unavailable", `The VM ended before its agent was ready: ${reason}`);
+  });
+  ended.catch(() => {
+    // The race may be over already.
+  });
+  return await Promise.race([work, ended]);
+}
+
+/** An agent that is lost is the end of the VM: nobody else may answer in its place. */
+async function watchLoss(vm: RunningVm, subscription: Promise<string>): Promise<string> {
+  const reason = await Promise.race([
+    vm.exited.then((exit) => exit.reason),
+    subscription.then((words) => `the agent is lost: ${words}`),
+  ]);
+  await vm.stop({ graceMs: 0 });
+  return reason;
+}
+
+/** The guest's clock starts with its kernel; its last phase is the ready line, whose arrival we saw. */
+function addGuestPhases(timeline: Timeline, report: GuestReport, startedMs: number, readyMs: number): void {
+  const phases = report.bootPhases;
+  const kernelStartMs = readyMs - (phases.at(-1)?.atMicros ?? 0) / 1000;
+  timeline.add("VMM to kernel", startedMs, Math.max(0, kernelStartMs - startedMs));
+  let previousMs = kernelStartMs;
+  for (const { name, atMicros } of phases) {
+    const endMs = Math.min(readyMs, kernelStartMs + atMicros / 1000);
+    timeline.add(`guest: ${name}`, previousMs, Math.max(0, endMs - previousMs));
+    previousMs = endMs;
+  }
+}
+
+function withConsole(error: unknown, sandboxId: string, vm: RunningVm): RuntimeError {
+  const lines = vm
+    .consoleTail()
+    .split(/\r?\n/)
+    .filter((line) => line.trim() !== "")
+    .slice(-consoleLinesShown)
+    .map((line) => foreignText(line.trim(), 200));
+  const console =
+    lines.length === 0
+      ? "the guest's console is empty"
+      : `the guest's console ends with: ${lines.join(" | ")}`;
+  return new RuntimeError(
+    codeOf(error),
+    `Cannot boot sandbox "${sandboxId}": ${describe(error)}; ${console}`,
+  );
+}
