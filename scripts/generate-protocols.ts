@@ -4,6 +4,8 @@
  *     node scripts/generate-protocols.ts            writes them
  *     node scripts/generate-protocols.ts --check    fails when what is committed is stale
  *
+ * The well-known types (Any, Empty, Timestamp) come with protobufjs; its Any has `type_url` instead of `typeUrl`.
+ *
  * Static code only (no reflection at run time), 64-bit integers as `Long`, no service classes: the callers have their
  * own method tables.
  */
@@ -94,6 +96,8 @@ try {
   rmSync(temporary, { recursive: true });
 }
 if (stale.length > 0) {
-  process.stderr.write(`Stale, run "make gen" (or node scripts/generate-protocols.ts): ${stale.join(", ")}\n`);
+  process.stderr.write(
+    `Stale, run "make gen" (or node scripts/generate-protocols.ts): ${stale.join(", ")}\n`,
+  );
   process.exitCode = 1;
 }

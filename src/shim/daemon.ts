@@ -1,0 +1,154 @@
+import { randomBytes } from "node:crypto";
+import { rename, rm } from "node:fs/promises";
+import { connect, Socket } from "node:net";
+import { codeOf, describe, RuntimeError } from "../base/errors.ts";
+import type { Log } from "../base/log.ts";
+import { within } from "../base/scope.ts";
+import { TtrpcServer } from "../ttrpc/server.ts";
+import { bindService } from "../ttrpc/service.ts";
+import { createDaemonLog, LogDestination } from "./daemon-log.ts";
+import { toTaskEvent } from "./events.ts";
+import { type DaemonReply, type DaemonRequest, Handshake } from "./handshake.ts";
+import { Life } from "./life.ts";
+import type { ShimParts } from "./parts.ts";
+import { Publisher } from "./publisher.ts";
+import { shimMethods, shimServiceName } from "./shim-api.ts";
+import { shimService } from "./shim-service.ts";
+import { isNobodyThere } from "./socket-path.ts";
+import { taskMethods, taskServiceNames } from "./task-api.ts";
+import { taskService } from "./task-service.ts";
+
+/** Longest times at the end: for the VM, for events, for answers on their way. */
+const closeSandboxTimeoutMs = 3000;
+const flushTimeoutMs = 2000;
+const closeServerTimeoutMs = 200;
+
+const handshakeFd = 3;
+
+/**
+ * The daemon of one sandbox: serves the task API until its last container is gone and it is told to end. Started by
+ * `start` only, which tells it everything over fd 3.
+ */
+export async function runDaemon(parts: ShimParts): Promise<void> {
+  const handshake = new Handshake(new Socket({ fd: handshakeFd }));
+  const request = await handshake.receive<DaemonRequest>();
+  if (request === undefined) process.exit(1);
+  try {
+    // The first bundle may be gone long before the daemon is.
+    process.chdir("/");
+    const { log, server } = await assemble(request, parts);
+    const isBound = await bind(server, request.socketPath);
+    handshake.send({ tag: isBound ? "ready" : "taken" } satisfies DaemonReply);
+    const isKnown = isBound && (await handshake.receive()) !== undefined;
+    await handshake.end();
+    if (isKnown) {
+      log.info({ sandbox: request.sandboxId, pid: process.pid }, "daemon serves");
+      return;
+    }
+    await server.close(0);
+  } catch (error) {
+    const reply: DaemonReply = { tag: "failed", code: codeOf(error), message: describe(error) };
+    handshake.send(reply);
+    await handshake.end();
+  }
+  process.exit(1);
+}
+
+async function assemble(
+  request: DaemonRequest,
+  parts: ShimParts,
+): Promise<{ log: Log; server: TtrpcServer }> {
+  const { namespace, sandboxId } = request;
+  process.title = `containerd-shim-caisson-v2 -namespace ${namespace} -id ${sandboxId}`;
+  const config = await parts.loadConfig();
+  const destination = new LogDestination(request.bundle);
+  const log = createDaemonLog(request.debug ? "debug" : config.logLevel, destination);
+  keepAlive(log);
+  if (request.options !== undefined)
+    log.warn({ type: request.options.typeUrl }, "runtime options are ignored");
+
+  const publisher = new Publisher({ address: request.ttrpcAddress, namespace, log });
+  const emit = (event: Parameters<typeof toTaskEvent>[0]) => publisher.publish(toTaskEvent(event));
+  const sandbox = await parts.createSandbox({ namespace, sandboxId, config, log, emit });
+  const end = async () => {
+    await life.abortCreations();
+    const closed = sandbox.close().catch((error: unknown) => log.error(describe(error)));
+    await within(closed, closeSandboxTimeoutMs, undefined);
+    await publisher.close(flushTimeoutMs);
+    log.info({ droppedLines: destination.dropped }, "daemon ends");
+    await server.close(closeServerTimeoutMs);
+    process.exit(0);
+  };
+  const life = new Life({ sandbox, log, onEnd: () => void end() });
+  life.announce(request.containerId);
+  for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => life.end());
+
+  const tasks = taskService({ sandbox, life, log });
+  const server = new TtrpcServer({
+    services: [
+      ...taskServiceNames.map((name) => bindService(name, taskMethods, tasks)),
+      bindService(shimServiceName, shimMethods, shimService(life)),
+    ],
+    onInternalError: (error) =>
+      log.error({ stack: error instanceof Error ? error.stack : "" }, describe(error)),
+  });
+  return { log, server };
+}
+
+/** A bug in one call must not end the bookkeeping of every container. */
+function keepAlive(log: Log): void {
+  for (const event of ["uncaughtException", "unhandledRejection"] as const) {
+    process.on(event, (error: unknown) => {
+      log.error({ stack: error instanceof Error ? error.stack : "" }, `${event}: ${describe(error)}`);
+    });
+  }
+  process.on("SIGUSR1", () => {
+    log.info({ memory: process.memoryUsage(), resources: process.getActiveResourcesInfo() }, "state");
+  });
+  process.on("SIGHUP", () => {});
+}
+
+/** Serves at `path`, in place of a socket that nobody serves any more. False: somebody does. */
+async function bind(server: TtrpcServer, path: string): Promise<boolean> {
+  for (let attempt = 0; attempt < 3; attempt++) {
+    try {
+      await server.listen(path);
+      return true;
+    } catch (error) {
+      if (codeOf(error) !== "already_exists") throw error;
+    }
+    if (await isServed(path)) return false;
+    await removeStale(path);
+  }
+  throw new RuntimeError(
+    "unavailable",
+    `Cannot listen on "${path}": a socket without a server comes back again and again`,
+  );
+}
+
+/** Takes the socket away and looks again: another daemon may have bound it since it was found stale. */
+async function removeStale(path: string): Promise<void> {
+  const aside = `${path}.${randomBytes(3).toString("hex")}`;
+  try {
+    await rename(path, aside);
+  } catch (error) {
+    if (isNobodyThere(error)) return;
+    throw error;
+  }
+  if (await isServed(aside)) await rename(aside, path);
+  else await rm(aside, { force: true });
+}
+
+function isServed(path: string): Promise<boolean> {
+  return new Promise((resolve, reject) => {
+    const socket = connect(path);
+    socket.once("connect", () => {
+      socket.destroy();
+      resolve(true);
+    });
+    socket.once("error", (error) => {
+      if (isNobodyThere(error)) resolve(false);
+      else reject(error);
+    });
+  });
+}

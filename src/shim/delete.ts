@@ -1,0 +1,139 @@
+import { readFile, rm } from "node:fs/promises";
+import { existsSync } from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
+import { isAbsolute, join } from "node:path";
+import { describe, RuntimeError } from "../base/errors.ts";
+import { checkId } from "../base/ids.ts";
+import { isAlive, type ProcessIdentity, signalProcess } from "../base/processes.ts";
+import { containerd } from "../gen/bootstrap.js";
+import { int64 } from "../gen/int64.ts";
+import type { Flags } from "./flags.ts";
+import type { ShimParts } from "./parts.ts";
+import { readRecord, removeRecord, type ShimRecord } from "./record.ts";
+import { isNobodyThere, socketPath } from "./socket-path.ts";
+
+/** containerd kills us after 5 s; all waits together stay below 3 s. */
+const removeTimeoutMs = 1200;
+const endTimeoutMs = 1200;
+const killTimeoutMs = 300;
+
+/** 128 + SIGKILL: what containerd reports for a task whose shim is gone. */
+const killedExitStatus = 137;
+
+/**
+ * The `delete` command: makes sure that nothing of the container is left on the host, and returns the bytes of the
+ * `DeleteResponse`. Works from namespace and id alone, in every state of decay; twice is fine. Other containers of a
+ * sandbox that lives are not touched.
+ */
+export async function deleteContainer(flags: Flags, parts: ShimParts): Promise<Uint8Array> {
+  const namespace = checkId("namespace", flags.namespace);
+  const containerId = checkId("container id", flags.id);
+  const bundle = flags.bundle === "" ? currentDirectory() : flags.bundle;
+  const { stateDirectory } = await parts.loadConfig();
+  const record = await readRecord(stateDirectory, namespace, containerId);
+  const sandboxId = record?.sandboxId ?? containerId;
+  const standardPath = () => socketPath({ address: flags.address, namespace, sandboxId, stateDirectory });
+  const path = record?.socketPath ?? (await readAddress(bundle)) ?? standardPath();
+
+  const isShared = await endDaemon(path, containerId, record);
+  if (!isShared) {
+    await rm(path, { force: true });
+    if (existsSync(join(stateDirectory, namespace, sandboxId))) {
+      await parts.removeSandbox({ stateDirectory, namespace, sandboxId });
+    }
+  }
+  if (bundle !== undefined && isAbsolute(bundle)) await unmountRootfs(bundle, parts);
+  await removeRecord(stateDirectory, namespace, containerId);
+  return encodeResponse(new Date());
+}
+
+/**
+ * Has the daemon forget the container. Returns true when it goes on for other containers, false once it is gone for
+ * sure, by force if need be.
+ */
+async function endDaemon(
+  path: string,
+  containerId: string,
+  record: ShimRecord | undefined,
+): Promise<boolean> {
+  if (existsSync(path)) {
+    const { connectShim } = await import("./shim-client.ts");
+    try {
+      await using shim = await connectShim(path);
+      if ((await shim.remove(containerId, removeTimeoutMs)) > 0) return true;
+      await shim.waitForEnd(endTimeoutMs);
+    } catch (error) {
+      if (!isNobodyThere(error)) await failUnlessAlone(error, containerId, record);
+    }
+  }
+  if (record !== undefined) await killDaemon(record.daemon);
+  return false;
+}
+
+/** A daemon that does not answer is ended by force, but not when it holds other containers than this one. */
+async function failUnlessAlone(
+  error: unknown,
+  containerId: string,
+  record: ShimRecord | undefined,
+): Promise<void> {
+  if (record !== undefined && record.sandboxId === containerId) return;
+  throw new RuntimeError(
+    "unavailable",
+    `Cannot delete container "${containerId}": its daemon does not answer`,
+    {
+      cause: error,
+    },
+  );
+}
+
+async function killDaemon(daemon: ProcessIdentity): Promise<void> {
+  // It closes its socket just before it exits. The end of a process that is no child of ours can only be asked for.
+  if (await isGoneWithin(daemon, killTimeoutMs)) return;
+  signalProcess(daemon, "SIGKILL");
+  await isGoneWithin(daemon, killTimeoutMs);
+}
+
+async function isGoneWithin(daemon: ProcessIdentity, timeoutMs: number): Promise<boolean> {
+  for (const end = performance.now() + timeoutMs; isAlive(daemon); await sleep(5)) {
+    if (performance.now() > end) return false;
+  }
+  return true;
+}
+
+async function unmountRootfs(bundle: string, parts: ShimParts): Promise<void> {
+  const rootfs = join(bundle, "rootfs");
+  // Most often nothing is mounted any more; looking is cheaper than loading what unmounts.
+  const mounts = await readFile("/proc/self/mountinfo", "latin1");
+  if (mounts.includes(` ${rootfs}`)) await parts.unmountAllBelow(rootfs);
+}
+
+async function readAddress(bundle: string | undefined): Promise<string | undefined> {
+  if (bundle === undefined) return undefined;
+  try {
+    const text = (await readFile(join(bundle, "address"), "utf8")).trim();
+    return text.startsWith("unix:///") ? text.slice("unix://".length) : undefined;
+  } catch {
+    // Gone, or never written; the path follows from the ids.
+    return undefined;
+  }
+}
+
+function currentDirectory(): string | undefined {
+  try {
+    return process.cwd();
+  } catch (error) {
+    if (describe(error).includes("ENOENT")) return undefined;
+    throw error;
+  }
+}
+
+function encodeResponse(exitedAt: Date): Uint8Array {
+  const milliseconds = exitedAt.getTime();
+  return containerd.task.v2.DeleteResponse.encode({
+    exitStatus: killedExitStatus,
+    exitedAt: {
+      seconds: int64(BigInt(Math.floor(milliseconds / 1000))),
+      nanos: (milliseconds % 1000) * 1_000_000,
+    },
+  }).finish();
+}

@@ -1,0 +1,46 @@
+import { containerd, google } from "../gen/bootstrap.js";
+import { version } from "./version.ts";
+
+export const runtimeName = "io.containerd.caisson.v2";
+
+const featuresTypeUrl = "types.containerd.io/opencontainers/runtime-spec/1/features/Features";
+
+/**
+ * What containers may ask for, as the OCI features document says it. Nothing is claimed that has not been built:
+ * no recursive read-only mounts ("rro"), no id-mapped mounts, no hooks.
+ */
+const features = {
+  ociVersionMin: "1.0.0",
+  ociVersionMax: "1.2.0",
+  hooks: [],
+  mountOptions: [
+    "bind",
+    "rbind",
+    "ro",
+    "rw",
+    "nosuid",
+    "suid",
+    "nodev",
+    "dev",
+    "noexec",
+    "exec",
+    "relatime",
+    "noatime",
+  ],
+  linux: {
+    namespaces: ["cgroup", "ipc", "mount", "network", "pid", "uts"],
+    cgroup: { v1: false, v2: true, systemd: false, systemdUser: false },
+    mountExtensions: { idmap: { enabled: false } },
+  },
+};
+
+/** The bytes of `RuntimeInfo` for `-info`; stdin may hold the runtime options, which are echoed. */
+export function runtimeInfo(stdin: Uint8Array): Uint8Array {
+  return containerd.types.RuntimeInfo.encode({
+    name: runtimeName,
+    version: { version },
+    options: stdin.length === 0 ? null : google.protobuf.Any.decode(stdin),
+    features: { type_url: featuresTypeUrl, value: Buffer.from(JSON.stringify(features)) },
+    annotations: {},
+  }).finish();
+}

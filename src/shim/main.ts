@@ -1,0 +1,26 @@
+import { dirname } from "node:path";
+import { fileURLToPath } from "node:url";
+import { runCommand } from "./command.ts";
+
+const script = fileURLToPath(import.meta.url);
+
+await runCommand(process.argv.slice(2), {
+  script,
+  loadConfig: async () => {
+    const { loadConfig } = await import("../config/load.ts");
+    return loadConfig({ environment: process.env, executableDirectory: dirname(script) });
+  },
+  createSandbox: async (options) => {
+    const { createQemuDriver } = await import("../hypervisor/qemu/driver.ts");
+    const { createSandbox } = await import("../sandbox/sandbox.ts");
+    return createSandbox({ ...options, hypervisor: createQemuDriver(options.config) });
+  },
+  removeSandbox: async (options) => {
+    const { removeSandbox } = await import("../sandbox/remove.ts");
+    await removeSandbox(options);
+  },
+  unmountAllBelow: async (directory) => {
+    const { unmountAllBelow } = await import("../storage/mount.ts");
+    await unmountAllBelow(directory);
+  },
+});

@@ -1,0 +1,33 @@
+import type { Log } from "../base/log.ts";
+import type { Config } from "../config/config.ts";
+import type { Sandbox, SandboxEvent } from "../sandbox/model.ts";
+
+export interface SandboxOptions {
+  readonly namespace: string;
+  readonly sandboxId: string;
+  readonly config: Config;
+  readonly log: Log;
+  /** Told of every event in its order, synchronously. */
+  readonly emit: (event: SandboxEvent) => void;
+}
+
+export interface RemoveSandboxOptions {
+  readonly stateDirectory: string;
+  readonly namespace: string;
+  readonly sandboxId: string;
+}
+
+/**
+ * What the commands of the shim are made of. Each part is loaded when it is needed, because `start` and `delete` are
+ * on the path of every container and need few of them.
+ */
+export interface ShimParts {
+  /** The script that runs: `start` executes it again as the daemon. */
+  readonly script: string;
+  loadConfig(): Promise<Config>;
+  createSandbox(options: SandboxOptions): Promise<Sandbox>;
+  /** Releases everything that a sandbox without a daemon holds on the host. Idempotent. */
+  removeSandbox(options: RemoveSandboxOptions): Promise<void>;
+  /** Unmounts everything at or below a directory. */
+  unmountAllBelow(directory: string): Promise<void>;
+}

@@ -1,0 +1,56 @@
+import { readFile, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { writeFileAtomic } from "../base/files.ts";
+import { identify, type ProcessIdentity } from "../base/processes.ts";
+
+/**
+ * What `start` notes about a container and its daemon, so that `delete` finds it by namespace and id alone, when the
+ * bundle is gone too.
+ */
+export interface ShimRecord {
+  readonly sandboxId: string;
+  readonly socketPath: string;
+  readonly daemon: ProcessIdentity;
+}
+
+/** Beside the command line's sockets; `+` cannot stand in an id. */
+function recordPath(stateDirectory: string, namespace: string, containerId: string): string {
+  return join(stateDirectory, "s", `${namespace}+${containerId}.json`);
+}
+
+export async function writeRecord(
+  stateDirectory: string,
+  namespace: string,
+  containerId: string,
+  record: ShimRecord,
+): Promise<void> {
+  await writeFileAtomic(recordPath(stateDirectory, namespace, containerId), JSON.stringify(record));
+}
+
+/** The record, or undefined when there is none that can be understood. */
+export async function readRecord(
+  stateDirectory: string,
+  namespace: string,
+  containerId: string,
+): Promise<ShimRecord | undefined> {
+  try {
+    const text = await readFile(recordPath(stateDirectory, namespace, containerId), "utf8");
+    return JSON.parse(text) as ShimRecord;
+  } catch {
+    // Missing or cut short by a crash: `delete` then goes by what the ids alone tell.
+    return undefined;
+  }
+}
+
+export async function removeRecord(
+  stateDirectory: string,
+  namespace: string,
+  containerId: string,
+): Promise<void> {
+  await rm(recordPath(stateDirectory, namespace, containerId), { force: true });
+}
+
+/** The identity of a process that is known to live; one that has just died never counts as alive. */
+export function identityOf(pid: number): ProcessIdentity {
+  return identify(pid) ?? { pid, startTicks: "" };
+}

@@ -1,0 +1,12 @@
+import { caisson } from "../gen/bootstrap.js";
+import { method } from "../ttrpc/method.ts";
+
+const v1 = caisson.shim.v1;
+
+/** What `start` and `delete` ask of a running daemon; see proto/caisson/shim/v1/shim.proto. */
+export const shimServiceName = "caisson.shim.v1.Shim";
+
+export const shimMethods = {
+  attach: method("Attach", v1.AttachRequest, v1.AttachResponse),
+  remove: method("Remove", v1.RemoveRequest, v1.RemoveResponse),
+};

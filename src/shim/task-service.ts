@@ -1,0 +1,93 @@
+import { checkId } from "../base/ids.ts";
+import type { Log } from "../base/log.ts";
+import { abortable } from "../base/scope.ts";
+import type { Container, Process, Sandbox } from "../sandbox/model.ts";
+import type { Handlers } from "../ttrpc/method.ts";
+import { toCreateRequest, toExecRequest, toExit, toSignal, toStateResponse } from "./convert.ts";
+import type { Life } from "./life.ts";
+import { readTaskOptions } from "./options.ts";
+import type { taskMethods } from "./task-api.ts";
+
+export interface TaskServiceOptions {
+  readonly sandbox: Sandbox;
+  readonly life: Life;
+  readonly log: Log;
+}
+
+/**
+ * The task service on top of the model. Pause, Resume, Checkpoint, Update and Stats are missing: they answer
+ * Unimplemented.
+ */
+export function taskService({ sandbox, life, log }: TaskServiceOptions): Handlers<typeof taskMethods> {
+  const containerOf = (request: { id: string }): Container =>
+    sandbox.container(checkId("container id", request.id));
+  const processOf = (request: { id: string; execId: string }): Process =>
+    containerOf(request).process(request.execId === "" ? "" : checkId("exec id", request.execId));
+
+  return {
+    async create(request, { signal }) {
+      const container = await life.create(
+        toCreateRequest(request, readTaskOptions(request.options, log)),
+        signal,
+      );
+      return { pid: container.init.pid };
+    },
+
+    async start(request) {
+      const process = processOf(request);
+      await containerOf(request).start(request.execId);
+      return { pid: process.pid };
+    },
+
+    state(request) {
+      return toStateResponse(containerOf(request), processOf(request));
+    },
+
+    async wait(request, { signal }) {
+      return toExit(await abortable(processOf(request).wait(), signal));
+    },
+
+    async kill(request) {
+      await processOf(request).kill(toSignal(request.signal), request.all);
+      return {};
+    },
+
+    async delete(request) {
+      processOf(request);
+      const { exit, pid } = await containerOf(request).delete(request.execId);
+      return { pid, ...toExit(exit) };
+    },
+
+    async exec(request) {
+      const container = containerOf(request);
+      await container.exec(toExecRequest(request));
+      return {};
+    },
+
+    async resizePty(request) {
+      await processOf(request).resize(request.width, request.height);
+      return {};
+    },
+
+    closeIo(request) {
+      const process = processOf(request);
+      if (request.stdin) process.closeStdin();
+      return {};
+    },
+
+    pids(request) {
+      // The guest's processes have no pids here; the sandbox's own stands for all of them.
+      return { processes: [{ pid: containerOf(request).init.pid }] };
+    },
+
+    connect(request) {
+      const container = sandbox.containers.find(({ id }) => id === request.id);
+      return { shimPid: process.pid, taskPid: container?.init.pid ?? 0 };
+    },
+
+    shutdown(request) {
+      life.release(request.id);
+      return {};
+    },
+  };
+}
