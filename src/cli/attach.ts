@@ -1,0 +1,68 @@
+import { constants } from "node:os";
+import { errnoOf, RuntimeError } from "../base/errors.ts";
+import type { ExitStatus } from "../sandbox/model.ts";
+import type { ProcessIo } from "./process-io.ts";
+import type { SignalRelay } from "./signal-relay.ts";
+import type { TaskClient } from "./task-client.ts";
+import { enterRawMode, followWindowSize } from "./terminal.ts";
+
+export interface AttachOptions {
+  readonly client: TaskClient;
+  readonly execId: string;
+  readonly io: ProcessIo;
+  readonly relay: SignalRelay;
+  readonly interactive: boolean;
+  readonly terminal: boolean;
+  /** Called when the process runs. */
+  readonly onStarted?: () => Promise<void>;
+}
+
+const { SIGKILL, SIGPIPE, SIGWINCH } = constants.signals;
+
+/**
+ * Starts a created process and is its terminal, or its pipes, until it has ended and all its output is out.
+ *
+ * @throws unavailable  the daemon died under it; what came before is written out
+ */
+export async function attach(options: AttachOptions): Promise<ExitStatus> {
+  const { client, execId, io, relay, terminal } = options;
+  const wait = client.wait(execId);
+  // Looked at only once the process has started.
+  wait.catch(() => {});
+  using window = new DisposableStack();
+  if (terminal) {
+    window.use(followWindowSize((size) => void client.resize(execId, size).catch(() => {})));
+  }
+  if (terminal && options.interactive) window.use(enterRawMode());
+  relay.aborted.throwIfAborted();
+  await client.start(execId);
+  io.releaseHolds();
+  relay.forwardTo(async (signal) => {
+    // On a terminal the process gets that one from its own, when the size is set.
+    if (!(terminal && signal === SIGWINCH)) await client.kill(execId, signal);
+  });
+  await options.onStarted?.();
+  void io.copyInput(() => client.closeStdin(execId));
+  let broken: Error | undefined;
+  void io.stdoutBroken.then(async (error) => {
+    broken = error;
+    // Its init would not get SIGPIPE from us (it is process 1 of its namespace), and a reader that left wants no more.
+    await client.kill(execId, SIGKILL).catch(() => {});
+  });
+  const exit = await wait.catch(
+    (cause: unknown) =>
+      new RuntimeError("unavailable", "Cannot wait for the process: its shim daemon is gone", { cause }),
+  );
+  relay.stopForwarding();
+  await Promise.race([io.outputDone, rejectionOf(relay.aborted)]);
+  if (exit instanceof RuntimeError) throw exit;
+  if (broken === undefined) return exit;
+  if (errnoOf(broken) !== "EPIPE") throw broken;
+  return { ...exit, exitCode: 128 + SIGPIPE };
+}
+
+function rejectionOf(signal: AbortSignal): Promise<never> {
+  return new Promise((_, reject) => {
+    signal.addEventListener("abort", () => reject(signal.reason as Error), { once: true });
+  });
+}

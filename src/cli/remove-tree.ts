@@ -1,0 +1,23 @@
+import { RuntimeError } from "../base/errors.ts";
+import { exec } from "../base/exec.ts";
+import { mountsBelow, unmountAllBelow } from "../storage/mount.ts";
+
+const removalTimeoutMs = 600_000;
+
+/**
+ * Deletes a directory with everything in it; being gone already is success.
+ *
+ * What is mounted in it is unmounted first: deleting through a mount would destroy what is behind it, silently.
+ * rm(1) does the work, because it takes file names of any bytes and trees of any depth, and never leaves the file system.
+ */
+export async function removeTree(directory: string): Promise<void> {
+  await unmountAllBelow(directory);
+  const left = mountsBelow(directory);
+  if (left.length > 0) {
+    throw new RuntimeError(
+      "failed_precondition",
+      `Cannot remove "${directory}": "${left[0]}" is still mounted`,
+    );
+  }
+  await exec(["rm", "-rf", "--one-file-system", "--", directory], { timeoutMs: removalTimeoutMs });
+}

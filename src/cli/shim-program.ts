@@ -1,0 +1,61 @@
+import { RuntimeError } from "../base/errors.ts";
+import { containerd } from "../gen/containerd.js";
+import { runChild } from "./child.ts";
+import type { ContainerPaths } from "./container-store.ts";
+
+/** The namespace of everything that the command line starts, as containerd has "default" or "k8s.io". */
+export const namespace = "caisson";
+
+// Starting the daemon boots nothing yet; `delete` has to end a VM and its helpers.
+const startTimeoutMs = 30_000;
+const deleteTimeoutMs = 30_000;
+
+/** The short-lived side of the shim's executable, run as containerd runs it, for one container. */
+export interface ShimProgram {
+  readonly path: string;
+  readonly containerId: string;
+  readonly paths: ContainerPaths;
+}
+
+/** Starts the daemon; returns the address of its task API. */
+export async function startShim(shim: ShimProgram, options: { signal: AbortSignal }): Promise<string> {
+  const output = Buffer.from(
+    await runShim(shim, "start", { timeoutMs: startTimeoutMs, signal: options.signal }),
+  );
+  const text = output.toString("utf8").trim();
+  // Plain, or the JSON form that containerd 2 also takes.
+  const address = text.startsWith("{") ? (JSON.parse(text) as { address?: unknown }).address : text;
+  if (typeof address !== "string" || !address.startsWith("unix://")) {
+    throw new RuntimeError(
+      "internal",
+      `Cannot start the shim of "${shim.containerId}": it printed ${JSON.stringify(text.slice(0, 200))}, expected an address`,
+    );
+  }
+  return address;
+}
+
+/**
+ * Ends the daemon, whatever state it is in, and removes everything that it has made. Works when it is dead too.
+ * Returns the exit code of the container's process as far as it is known, else 137.
+ */
+export async function deleteShim(shim: ShimProgram): Promise<number> {
+  const output = await runShim(shim, "delete", { timeoutMs: deleteTimeoutMs });
+  if (output.length === 0) return 137;
+  return containerd.task.v2.DeleteResponse.decode(output).exitStatus & 0xff;
+}
+
+async function runShim(
+  { path, containerId, paths }: ShimProgram,
+  action: "start" | "delete",
+  limits: { timeoutMs: number; signal?: AbortSignal },
+): Promise<Uint8Array> {
+  const flags = ["-namespace", namespace, "-id", containerId, "-address", "", "-publish-binary", ""];
+  const bundle = action === "delete" ? ["-bundle", paths.bundle] : [];
+  const argv = [path, ...flags, ...bundle, action];
+  return runChild(argv, {
+    ...limits,
+    action: `${action} the shim of "${containerId}"`,
+    cwd: paths.bundle,
+    environment: { CAISSON_CONFIG: paths.config },
+  });
+}

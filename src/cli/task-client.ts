@@ -1,0 +1,153 @@
+import { RuntimeError } from "../base/errors.ts";
+import { ignoreCode } from "./failure.ts";
+import { containerd } from "../gen/containerd.js";
+import { type Int64, toBigInt } from "../gen/int64.ts";
+import type { ExitStatus, Mount, Stdio } from "../sandbox/model.ts";
+import { TtrpcClient } from "../ttrpc/client.ts";
+import { method } from "../ttrpc/method.ts";
+import type { ProcessSpec } from "./spec.ts";
+
+const v2 = containerd.task.v2;
+const empty = {
+  encode: () => ({ finish: () => new Uint8Array() }),
+  decode: (_bytes: Uint8Array) => ({}),
+};
+
+const service = "containerd.task.v2.Task";
+const methods = {
+  create: method("Create", v2.CreateTaskRequest, v2.CreateTaskResponse),
+  start: method("Start", v2.StartRequest, v2.StartResponse),
+  state: method("State", v2.StateRequest, v2.StateResponse),
+  wait: method("Wait", v2.WaitRequest, v2.WaitResponse, { waits: true }),
+  kill: method("Kill", v2.KillRequest, empty),
+  exec: method("Exec", v2.ExecProcessRequest, empty),
+  resize: method("ResizePty", v2.ResizePtyRequest, empty),
+  closeIo: method("CloseIO", v2.CloseIORequest, empty),
+  delete: method("Delete", v2.DeleteRequest, v2.DeleteResponse),
+  shutdown: method("Shutdown", v2.ShutdownRequest, empty),
+} as const;
+
+const processSpecType = "types.containerd.io/opencontainers/runtime-spec/1/Process";
+
+// A live daemon accepts and answers these from memory; containerd allows 2 s for them too.
+const connectTimeoutMs = 2_000;
+const stateTimeoutMs = 2_000;
+// Killing and deleting go to the guest, each with its own limit in the daemon; ours is only there to never hang.
+const controlTimeoutMs = 60_000;
+const shutdownTimeoutMs = 5_000;
+
+export type TaskStatus = "created" | "running" | "paused" | "stopped" | "unknown";
+
+export interface CreateTask {
+  readonly bundle: string;
+  readonly rootfs: readonly Mount[];
+  readonly stdio: Stdio;
+}
+
+/** The task API of one container's daemon. `execId` is empty for the container's first process. */
+export class TaskClient implements AsyncDisposable {
+  readonly #client: TtrpcClient;
+  readonly #containerId: string;
+
+  private constructor(client: TtrpcClient, containerId: string) {
+    this.#client = client;
+    this.#containerId = containerId;
+  }
+
+  /** Connects to the address that the shim's `start` printed. @throws unavailable, deadline_exceeded */
+  static async connect(address: string, containerId: string): Promise<TaskClient> {
+    const path = /^unix:\/\/(\/.+)$/.exec(address)?.[1];
+    if (path === undefined) {
+      throw new RuntimeError(
+        "internal",
+        `Cannot connect to the shim of "${containerId}": its address is ${JSON.stringify(address.slice(0, 200))}, expected unix:///…`,
+      );
+    }
+    return new TaskClient(await TtrpcClient.connect(path, { timeoutMs: connectTimeoutMs }), containerId);
+  }
+
+  /** Boots the microVM and sets the container up. No limit of ours: booting has one in the configuration. */
+  async create(task: CreateTask, options: { signal: AbortSignal }): Promise<void> {
+    const { terminal, stdin, stdout, stderr } = task.stdio;
+    const rootfs = task.rootfs.map((mount) => ({ ...mount, options: [...mount.options] }));
+    const request = { id: this.#containerId, bundle: task.bundle, rootfs, terminal, stdin, stdout, stderr };
+    await this.#client.call(service, methods.create, request, options);
+  }
+
+  async exec(execId: string, spec: ProcessSpec, stdio: Stdio): Promise<void> {
+    const value = Buffer.from(JSON.stringify(spec));
+    const request = { ...this.#process(execId), ...stdio, spec: { type_url: processSpecType, value } };
+    await this.#client.call(service, methods.exec, request, { timeoutMs: controlTimeoutMs });
+  }
+
+  async start(execId: string): Promise<void> {
+    await this.#client.call(service, methods.start, this.#process(execId));
+  }
+
+  async status(execId: string): Promise<TaskStatus> {
+    const options = { timeoutMs: stateTimeoutMs };
+    const { status } = await this.#client.call(service, methods.state, this.#process(execId), options);
+    const names = ["unknown", "created", "running", "stopped", "paused", "paused"] as const;
+    return names[status] ?? "unknown";
+  }
+
+  /** Resolves when the process has ended and its output was written out. @throws unavailable (the daemon died) */
+  async wait(execId: string): Promise<ExitStatus> {
+    const { exitStatus, exitedAt } = await this.#client.call(service, methods.wait, this.#process(execId));
+    return { exitCode: exitStatus & 0xff, exitedAt: toDate(exitedAt) };
+  }
+
+  /** @throws not_found when it has exited */
+  async kill(execId: string, signal: number, options: { all?: boolean } = {}): Promise<void> {
+    const request = { ...this.#process(execId), signal, all: options.all ?? false };
+    await this.#client.call(service, methods.kill, request, { timeoutMs: controlTimeoutMs });
+  }
+
+  async resize(execId: string, size: { readonly columns: number; readonly rows: number }): Promise<void> {
+    const request = { ...this.#process(execId), width: size.columns, height: size.rows };
+    await this.#client.call(service, methods.resize, request, { timeoutMs: controlTimeoutMs });
+  }
+
+  /** Lets end of file reach the process once what was written to its stdin is read. */
+  async closeStdin(execId: string): Promise<void> {
+    const request = { ...this.#process(execId), stdin: true };
+    await this.#client.call(service, methods.closeIo, request, { timeoutMs: controlTimeoutMs });
+  }
+
+  /** Forgets a process that has ended; already forgotten is success. */
+  async delete(execId: string): Promise<void> {
+    const call = this.#client.call(service, methods.delete, this.#process(execId), {
+      timeoutMs: controlTimeoutMs,
+    });
+    await call.catch(ignoreCode("not_found"));
+  }
+
+  /** Ends the daemon, which has no task any more; being gone already is success. */
+  async shutdown(): Promise<void> {
+    const call = this.#client.call(
+      service,
+      methods.shutdown,
+      { id: this.#containerId },
+      { timeoutMs: shutdownTimeoutMs },
+    );
+    await call.catch(ignoreCode("unavailable"));
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.#client[Symbol.asyncDispose]();
+  }
+
+  #process(execId: string) {
+    return { id: this.#containerId, execId };
+  }
+}
+
+interface Timestamp {
+  readonly seconds?: Int64 | null;
+  readonly nanos?: number | null;
+}
+
+function toDate(timestamp: Timestamp | null | undefined): Date {
+  if (timestamp === null || timestamp === undefined) return new Date();
+  return new Date(Number(toBigInt(timestamp.seconds)) * 1000 + Math.floor((timestamp.nanos ?? 0) / 1e6));
+}

@@ -1,0 +1,2 @@
+/** The hidden command that a detached container leaves behind. */
+export const waitCommand = "internal-wait";
