@@ -13,6 +13,8 @@ export interface Native {
   openTap(options: { readonly netnsPath: string; readonly name: string }): number;
   /** Makes a FIFO (mkfifo(3)); `mode` is subject to the umask. */
   makeFifo(path: string, mode: number): void;
+  /** A listening unix socket at `path`, to hand over to a child. The descriptor is close-on-exec and the caller's. */
+  listenUnix(path: string): number;
 }
 
 /**

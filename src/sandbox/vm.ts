@@ -7,6 +7,7 @@ import { guestShareDirectory } from "../agent-client/guest-spec.ts";
 import { listenForReady, type ReadyListener } from "../agent-client/ready.ts";
 import { openStream } from "../agent-client/streams.ts";
 import { Cleanup } from "../base/cleanup.ts";
+import type { Daemon } from "../base/daemon.ts";
 import { codeOf, describe, RuntimeError } from "../base/errors.ts";
 import { foreignText, type Log } from "../base/log.ts";
 import { scope } from "../base/scope.ts";
@@ -79,10 +80,12 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
   const vsockPath = `${vmDirectory.path}/${vsockSocketName}`;
   const parts = new Cleanup();
   cleanup.defer("host parts of the VM", () => parts[Symbol.asyncDispose]());
-  const [ready, network] = await settleAll([
+  const [ready, network, virtiofsd] = await settleAll([
     makeReadyListener(vsockPath, user, parts),
     timeline.measure("network", () => makeNetwork(request, parts, limit.signal)),
-    timeline.measure("virtiofsd", () => serveShare(request, user, parts, limit.signal)),
+    timeline.measure("virtiofsd", () =>
+      serveShare(request, user, `${vmDirectory.path}/${virtiofsSocketName}`, parts),
+    ),
   ]);
 
   const vmConfig: VmConfig = {
@@ -110,25 +113,29 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
   };
   const vm = await timeline.measure("VMM", () =>
     request.hypervisor.boot(vmConfig, {
-      signal: limit.signal,
+      signal: AbortSignal.any([limit.signal, abortWith(virtiofsd)]),
       onProcess: (name, identity) => journal.add({ kind: "process", name, identity }),
     }),
   );
   cleanup.defer("VM", () => vm[Symbol.asyncDispose]());
   await network.closeTaps();
   const vmStartedMs = performance.now();
+  const ended = Promise.race([
+    vm.exited.then(({ reason }) => reason),
+    virtiofsd.exited.then(() => virtiofsd.lastWords()),
+  ]);
 
   try {
     const streamToken = randomBytes(16);
-    await untilLost(ready.ready(limit.signal), vm);
+    await unless(ended, ready.ready(limit.signal));
     const readyMs = performance.now();
     const agent = new Agent(vsockPath, config.agentCallTimeoutMs);
     cleanup.defer("agent connection", () => agent[Symbol.dispose]());
     const report = await timeline.measure("configure", () =>
-      untilLost(configureGuest(agent, request, streamToken, network.guest, limit.signal), vm),
+      unless(ended, configureGuest(agent, request, streamToken, network.guest, limit.signal)),
     );
     addGuestPhases(timeline, report, vmStartedMs, readyMs);
-    const lost = watchLoss(vm, agent.subscribe(request.events));
+    const lost = watchLoss(vm, ended, agent.subscribe(request.events));
     const owned = cleanup.move();
     return {
       vm,
@@ -205,22 +212,20 @@ async function makeNetwork(request: VmRequest, parts: Cleanup, signal: AbortSign
 async function serveShare(
   request: VmRequest,
   user: { uid: number; gid: number },
+  socketPath: string,
   parts: Cleanup,
-  signal: AbortSignal,
-): Promise<void> {
+): Promise<Daemon> {
   const { paths, shared, journal } = request.host;
-  const virtiofsd = await startVirtiofsd(
-    {
-      program: request.config.virtiofsdPath,
-      sharedDirectory: shared.path,
-      directory: paths.vm,
-      socketName: virtiofsSocketName,
-      user,
-    },
-    signal,
-  );
+  const virtiofsd = await startVirtiofsd({
+    program: request.config.virtiofsdPath,
+    sharedDirectory: shared.path,
+    directory: paths.vm,
+    socketPath,
+    user,
+  });
   parts.defer("virtiofsd", () => virtiofsd.stop(0));
   journal.add({ kind: "process", name: virtiofsd.name, identity: virtiofsd.identity });
+  return virtiofsd;
 }
 
 function tscParams(accelerator: "kvm" | "tcg", host: HostVirtualization): { tscKhz?: number } {
@@ -249,30 +254,42 @@ function configureGuest(
   );
 }
 
-/** Resolves with `work`, or rejects as soon as the VM ends. */
-async function untilLost<T>(work: Promise<T>, vm: RunningVm): Promise<T> {
-  const ended = vm.exited.then(({ reason }) => {
-    throw new RuntimeError("unavailable", `The VM ended before its agent was ready: ${reason}`);
-  });
-  ended.catch(() => {
-    // The race may be over already.
-  });
-  return await Promise.race([work, ended]);
+/** Aborts when a helper ends that the VM cannot boot without. */
+function abortWith(daemon: Daemon): AbortSignal {
+  const controller = new AbortController();
+  void daemon.exited.then(() => controller.abort(new RuntimeError("unavailable", daemon.lastWords())));
+  return controller.signal;
 }
 
-/** An agent that is lost is the end of the VM: nobody else may answer in its place. */
-async function watchLoss(vm: RunningVm, subscription: Promise<string>): Promise<string> {
-  const reason = await Promise.race([
-    vm.exited.then((exit) => exit.reason),
-    subscription.then((words) => `the agent is lost: ${words}`),
-  ]);
+/** Resolves with `work`, or rejects as soon as the VM or a helper of it has ended. */
+async function unless<T>(ended: Promise<string>, work: Promise<T>): Promise<T> {
+  const failure = ended.then((reason) => {
+    throw new RuntimeError("unavailable", `the VM ended before its agent was ready: ${reason}`);
+  });
+  failure.catch(() => {
+    // The race may be over already.
+  });
+  return await Promise.race([work, failure]);
+}
+
+/**
+ * Ends the VM when anything is lost that it cannot go on without: a helper (the guest would hang in its file system), or
+ * the agent (nobody else may answer in its place).
+ */
+async function watchLoss(
+  vm: RunningVm,
+  ended: Promise<string>,
+  subscription: Promise<string>,
+): Promise<string> {
+  const reason = await Promise.race([ended, subscription.then((words) => `the agent is lost: ${words}`)]);
   await vm.stop({ graceMs: 0 });
   return reason;
 }
 
-/** The guest's clock starts with its kernel; its last phase is the ready line, whose arrival we saw. */
+/** The guest's clock starts with its kernel; the arrival of the ready line, which we saw, ties it to ours. */
 function addGuestPhases(timeline: Timeline, report: GuestReport, startedMs: number, readyMs: number): void {
-  const phases = report.bootPhases;
+  const ready = report.bootPhases.findIndex(({ name }) => name === "ready");
+  const phases = report.bootPhases.slice(0, ready + 1);
   const kernelStartMs = readyMs - (phases.at(-1)?.atMicros ?? 0) / 1000;
   timeline.add("VMM to kernel", startedMs, Math.max(0, kernelStartMs - startedMs));
   let previousMs = kernelStartMs;

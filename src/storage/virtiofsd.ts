@@ -1,18 +1,16 @@
-import { existsSync } from "node:fs";
+import { closeSync, existsSync } from "node:fs";
 import { chown } from "node:fs/promises";
-import { join } from "node:path";
 import { type Daemon, startDaemon } from "../base/daemon.ts";
 import { RuntimeError } from "../base/errors.ts";
-import { watchForFile } from "../base/file-watch.ts";
-import { abortable } from "../base/scope.ts";
+import { loadNative } from "../base/native.ts";
 
 export interface VirtiofsdSpec {
   readonly program: string;
   readonly sharedDirectory: string;
-  /** Directory of the VM; the socket is made in it. */
+  /** Working directory. */
   readonly directory: string;
-  /** File name of the vhost-user socket in `directory`. */
-  readonly socketName: string;
+  /** Where the vhost-user socket is made, at most 107 bytes. */
+  readonly socketPath: string;
   /** Owner that the socket gets: the VMM's user. */
   readonly user: { readonly uid: number; readonly gid: number };
 }
@@ -30,15 +28,17 @@ const capabilities = [
   "mknod",
   "setfcap",
   "setgid",
+  // For dropping the rest from the bounding set.
+  "setpcap",
   "setuid",
   "sys_admin",
 ];
 
-/** The argv of virtiofsd for one shared directory. The socket's path is relative to its working directory. */
+/** The argv of virtiofsd for one shared directory, which listens on the socket that it inherits as fd 3. */
 export function planVirtiofsd(spec: VirtiofsdSpec): string[] {
   return [
     spec.program,
-    `--socket-path=${spec.socketName}`,
+    "--fd=3",
     `--shared-dir=${spec.sharedDirectory}`,
     "--sandbox=namespace",
     "--seccomp=kill",
@@ -53,41 +53,30 @@ export function planVirtiofsd(spec: VirtiofsdSpec): string[] {
 }
 
 /**
- * Starts virtiofsd and returns when its socket is there.
+ * Starts virtiofsd. Its socket listens when this returns: it is made here and handed over, so nobody waits for the
+ * program to come up. The caller learns from `exited` when it fails.
  *
  * @throws not_found    the program is not there
- * @throws unavailable  it ended before it listened; the message has its last words
+ * @throws unavailable  it cannot be executed
  */
-export async function startVirtiofsd(spec: VirtiofsdSpec, signal: AbortSignal): Promise<Daemon> {
+export async function startVirtiofsd(spec: VirtiofsdSpec): Promise<Daemon> {
   if (!existsSync(spec.program)) {
     throw new RuntimeError(
       "not_found",
       `Cannot start virtiofsd: "${spec.program}" is not there; build it with "make build" or set virtiofsd_path`,
     );
   }
-  const socketPath = join(spec.directory, spec.socketName);
-  using socket = watchForFile(socketPath);
-  const daemon = await startDaemon({
-    name: "virtiofsd",
-    argv: planVirtiofsd(spec),
-    privileges: { capabilities },
-    cwd: spec.directory,
-  });
+  const listener = loadNative().listenUnix(spec.socketPath);
   try {
-    const outcome = await abortable(
-      Promise.race([
-        socket.appeared.then(() => "listening" as const),
-        daemon.exited.then(() => "ended" as const),
-      ]),
-      signal,
-    );
-    if (outcome === "ended") {
-      throw new RuntimeError("unavailable", `Cannot start virtiofsd: ${daemon.lastWords()}`);
-    }
-    await chown(socketPath, spec.user.uid, spec.user.gid);
-    return daemon;
-  } catch (error) {
-    await daemon.stop(0);
-    throw error;
+    await chown(spec.socketPath, spec.user.uid, spec.user.gid);
+    return await startDaemon({
+      name: "virtiofsd",
+      argv: planVirtiofsd(spec),
+      privileges: { capabilities },
+      cwd: spec.directory,
+      fds: [listener],
+    });
+  } finally {
+    closeSync(listener);
   }
 }
