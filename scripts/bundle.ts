@@ -1,5 +1,5 @@
 /** Bundles the executables: one ESM file each in build/lib, and a launcher each in build/bin. */
-import { chmod, mkdir, writeFile } from "node:fs/promises";
+import { chmod, mkdir, rm, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { build } from "esbuild";
 
@@ -42,6 +42,8 @@ exec "$parts/libexec/node" ${nodeOptions.join(" ")} "$parts/lib/${name}.js" "$@"
 }
 
 await mkdir(join(buildDirectory, "bin"), { recursive: true });
+// Their names change with their content: without this, old ones would pile up.
+await rm(join(buildDirectory, "lib", "chunks"), { recursive: true, force: true });
 await build({
   entryPoints: Object.fromEntries(executables.map(({ name, entry }) => [name, join(root, entry)])),
   outdir: join(buildDirectory, "lib"),

@@ -23,8 +23,8 @@ export interface Native {
  * @throws unavailable  it was not built, or is of another machine
  */
 export function loadNative(): Native {
-  // Beside the bundle (`bin/` and `lib/` are siblings), or in the checkout when these sources run as they are.
-  const candidates = ["../lib/caisson.node", "../../build/lib/caisson.node"].map((path) =>
+  // Beside the bundle (`lib/` and `lib/chunks/`), or in the checkout when these sources run as they are.
+  const candidates = ["caisson.node", "../caisson.node", "../../build/lib/caisson.node"].map((path) =>
     join(import.meta.dirname, path),
   );
   const path = candidates.find((candidate) => existsSync(candidate));
