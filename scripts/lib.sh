@@ -13,9 +13,11 @@ else
   bold='' dim='' red='' plain=''
 fi
 
-# A line that fails without a word of its own is named. (step() looks at failures itself, with `set -e` off.)
+# A line that fails without a word of its own is named. The functions of this file report failures themselves.
 set -o errtrace
-trap 'if [[ $- == *e* ]]; then printf "%s:%d: failed: %s\n" "${BASH_SOURCE[0]}" "$LINENO" "$BASH_COMMAND" >&2; fi' ERR
+trap 'if [[ $- == *e* && ${BASH_SOURCE[0]} != */lib.sh ]]; then
+  printf "%s:%d: failed: %s\n" "${BASH_SOURCE[0]}" "$LINENO" "$BASH_COMMAND" >&2
+fi' ERR
 
 # step NAME COMMAND… runs the command and says what is being done and how long it took.
 # The command runs in a subshell of its own, with `set -e` in force: a failing line ends it.
