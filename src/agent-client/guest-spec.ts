@@ -4,6 +4,9 @@ import type { Spec, SpecMount } from "../oci/spec.ts";
 /** Where the sandbox's virtio-fs share is mounted in the guest. */
 export const guestShareDirectory = "/run/caisson/shared";
 
+/** crun before 1.9 refuses other versions than 1.0.x; what later minor versions add are fields of their own. */
+const guestOciVersion = "1.0.2";
+
 /** A host path that the container wants bound, to be added to the share before the container is created. */
 export interface BindSource {
   readonly index: number;
@@ -47,6 +50,7 @@ export function guestSpec(spec: Spec, containerId: string, terminal: boolean): S
   } = { ...process } as Record<string, unknown>;
   return {
     ...rest,
+    ociVersion: guestOciVersion,
     process: { ...guestProcess, terminal } as unknown as NonNullable<Spec["process"]>,
     root: { ...spec.root, path: `${share}/rootfs` },
     mounts,

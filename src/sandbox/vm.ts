@@ -244,7 +244,8 @@ function configureGuest(
       sandboxId: request.sandboxId,
       randomSeed: randomBytes(64),
       streamToken,
-      hostname: request.spec.hostname ?? "",
+      // Containers without a name of their own see it; at most 64 characters (sethostname(2)).
+      hostname: request.spec.hostname ?? request.sandboxId.slice(0, 63),
       storages: [{ type: "virtiofs", source: shareTag, target: guestShareDirectory, options: [] }],
       interfaces: network.interfaces.map((link) => ({ ...link, addresses: [...link.addresses] })),
       routes: network.routes,
