@@ -94,7 +94,7 @@ export class Life {
   async abortCreations(): Promise<void> {
     const reason = new RuntimeError("canceled", "Cannot create the container: its sandbox is ending");
     for (const controller of this.#creating.values()) controller.abort(reason);
-    await within(Promise.allSettled([...this.#creating.keys()]), abortTimeoutMs, undefined);
+    await within(Promise.allSettled(this.#creating.keys()), abortTimeoutMs, undefined);
   }
 
   async #removeContainer(container: Container): Promise<void> {

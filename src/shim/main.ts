@@ -1,14 +1,16 @@
-import { dirname } from "node:path";
+import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { runCommand } from "./command.ts";
 
 const script = fileURLToPath(import.meta.url);
+/** The bundle lies in `lib/`, its launcher in `bin/` beside it. */
+const executableDirectory = resolve(script, "../../bin");
 
 await runCommand(process.argv.slice(2), {
   script,
   loadConfig: async () => {
     const { loadConfig } = await import("../config/load.ts");
-    return loadConfig({ environment: process.env, executableDirectory: dirname(script) });
+    return loadConfig({ environment: process.env, executableDirectory });
   },
   createSandbox: async (options) => {
     const { createQemuDriver } = await import("../hypervisor/qemu/driver.ts");

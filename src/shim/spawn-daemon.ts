@@ -9,8 +9,8 @@ export interface SpawnedDaemon {
   release(): Promise<void>;
 }
 
-/** Node's inspector must not open on SIGUSR1, and warnings have no reader. */
-const nodeFlags = ["--no-warnings", "--disable-sigusr1"];
+/** As the launcher runs Node; the inspector must not open on SIGUSR1, and warnings have no reader. */
+const nodeFlags = [...new Set([...process.execArgv, "--no-warnings", "--disable-sigusr1"])];
 
 /**
  * Runs this executable again as the daemon, in a session of its own and without our stdio (containerd waits until

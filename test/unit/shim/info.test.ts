@@ -1,0 +1,35 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { expect, test } from "vitest";
+import { containerd, google } from "../../../src/gen/bootstrap.js";
+import { runtimeInfo } from "../../../src/shim/info.ts";
+import { version } from "../../../src/shim/version.ts";
+
+test("runtimeInfo() tells name, version and features", () => {
+  const info = containerd.types.RuntimeInfo.decode(runtimeInfo(new Uint8Array()));
+
+  expect(info.name).toBe("io.containerd.caisson.v2");
+  expect(info.version?.version).toBe(version);
+  expect(info.features?.type_url).toBe("types.containerd.io/opencontainers/runtime-spec/1/features/Features");
+  const features = JSON.parse(Buffer.from(info.features?.value ?? []).toString()) as {
+    mountOptions: string[];
+  };
+  expect(features.mountOptions).not.toContain("rro");
+});
+
+test("runtimeInfo() echoes the options", () => {
+  const options = google.protobuf.Any.encode({
+    type_url: "runtimeoptions.v1.Options",
+    value: Buffer.from("x"),
+  });
+
+  const info = containerd.types.RuntimeInfo.decode(runtimeInfo(options.finish()));
+
+  expect(info.options?.type_url).toBe("runtimeoptions.v1.Options");
+});
+
+test("version is that of package.json", () => {
+  const text = readFileSync(join(import.meta.dirname, "../../../package.json"), "utf8");
+
+  expect((JSON.parse(text) as { version: string }).version).toBe(version);
+});
