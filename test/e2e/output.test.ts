@@ -79,7 +79,8 @@ test("stderr arrives while nobody reads stdout", async () => {
 });
 
 test("64 MiB of stdin arrive exactly, and the end of file too", async () => {
-  await using run = startRun("stdin", "cat");
+  // With runc too, ctr now and then loses the output's end when init exits in the moment of CloseIO; so it does not.
+  await using run = startRun("stdin", "sh", "-c", "cat; echo over >&2");
   createReadStream(containerd.dir.join("big")).pipe(run.stdin);
   const [stdout] = await Promise.all([digest(run.stdout), digest(run.stderr)]);
 

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { startOnPty } from "../support/cli-pty.ts";
+import { awaitSize, startOnPty } from "../support/cli-pty.ts";
 import { type Containerd, isCaisson, startContainerd } from "../support/containerd.ts";
 import { watchEvents } from "../support/containerd-events.ts";
 import { checkLeaksAroundEachTest } from "../support/leaks.ts";
@@ -47,10 +47,13 @@ test.for([
 
 test("ctr run -t gives the command a terminal of the window's size", async () => {
   const argv = containerd.ctrArgv(...containerd.runArgs(["--rm", "-t"], containerd.id("tty"), "sh", "-c"));
-  await using pty = startOnPty(`${argv.join(" ")} 'tty && stty size; exit 7'`, { columns: 101, rows: 33 });
+  await using pty = startOnPty(`${argv.join(" ")} '${awaitSize("33 101")}; tty; exit 7'`, {
+    columns: 101,
+    rows: 33,
+  });
 
   expect(await pty.exitCode).toBe(7);
-  expect(pty.output).toMatch(/\/dev\/(pts\/\d+|console)\r*\n33 101\r*\n/);
+  expect(pty.output).toMatch(/\/dev\/(pts\/\d+|console)\r*\n/);
 });
 
 test("ctr run -t: what is typed arrives, a new window size too", async () => {
@@ -61,7 +64,7 @@ test("ctr run -t: what is typed arrives, a new window size too", async () => {
   pty.type("echo $((40 + 2))-typed\n");
   await pty.shows(/42-typed/);
   await pty.resize(120, 50);
-  pty.type("until [ \"$(stty size)\" = '50 120' ]; do sleep 0.1; done; echo re''sized; exit 3\n");
+  pty.type(`${awaitSize("50 120")}; echo re""sized; exit 3\n`);
   await pty.shows(/resized/);
 
   expect(await pty.exitCode).toBe(3);

@@ -90,6 +90,14 @@ export function startOnPty(commandLine: string, options: PtyOptions = {}): Pty {
   };
 }
 
+/**
+ * A shell loop that ends when the terminal has the size ("rows columns"). A client sets the size after the start, so it
+ * is not there at once; a size that never comes ends in the time limit of the test.
+ */
+export function awaitSize(size: string): string {
+  return `until [ "$(stty size 2>/dev/null)" = "${size}" ]; do sleep 0.1; done`;
+}
+
 /** The terminal that a child of script(1) has as its stdin. */
 function terminalOf(scriptPid: number): string {
   for (const name of readdirSync("/proc")) {

@@ -5,8 +5,10 @@ import {
   existsSync,
   mkdirSync,
   openSync,
+  readdirSync,
   readFileSync,
   rmdirSync,
+  unlinkSync,
   watch,
   writeFileSync,
 } from "node:fs";
@@ -102,6 +104,7 @@ export async function startContainerd(): Promise<Containerd> {
       const remove = async () => {
         await ctr(["task", "rm", "--force", id], { timeoutMs: 30_000 });
         await ctr(["container", "rm", id], { timeoutMs: 30_000 });
+        removeFifos(files.fifos, id);
       };
       try {
         await ctrOk(containerd.runArgs(["--detach", ...flags], id, ...command));
@@ -277,6 +280,19 @@ async function waitForFile(dir: TempDir, name: string): Promise<void> {
     });
   } finally {
     watcher.close();
+  }
+}
+
+/**
+ * Removes the FIFOs of a container. They are the client's to remove, and nobody does it where a detached ctr made them
+ * and containerd has deleted the task by itself (after the death of its shim).
+ */
+function removeFifos(directory: string, id: string): void {
+  for (const name of readdirSync(directory)) {
+    const paths = readdirSync(join(directory, name)).map((file) => join(directory, name, file));
+    if (!paths.some((path) => path.endsWith(`/${id}-stdout`))) continue;
+    for (const path of paths) unlinkSync(path);
+    rmdirSync(join(directory, name));
   }
 }
 

@@ -1,0 +1,187 @@
+import { readFileSync, readlinkSync } from "node:fs";
+import { basename } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { testAll } from "../support/cli-level.ts";
+import { type Containerd, isCaisson, startContainerd, type Task, taskState } from "../support/containerd.ts";
+import { watchEvents } from "../support/containerd-events.ts";
+import { checkLeaksAroundEachTest } from "../support/leaks.ts";
+import { markedProcesses } from "../support/leaks-processes.ts";
+
+let containerd: Containerd;
+beforeAll(async () => {
+  containerd = await startContainerd();
+});
+afterAll(() => containerd[Symbol.asyncDispose]());
+checkLeaksAroundEachTest(() => containerd.leakScope());
+
+const startSleep = (name: string) => containerd.startTask([], containerd.id(name), "sleep", "3600");
+
+/** The id must work again whatever happened to the container that had it. */
+async function expectIdWorks(id: string): Promise<void> {
+  const result = await containerd.ctr(containerd.runArgs(["--rm"], id, "echo", "works"));
+  expect(result).toMatchObject({ exitCode: 0, stdout: "works\n" });
+}
+
+async function removeContainer(id: string): Promise<void> {
+  await containerd.ctr(["task", "delete", id]);
+  await containerd.ctrOk(["container", "rm", id]);
+}
+
+/** The process that is the parent of the task's: the shim's daemon. */
+function daemonOf(task: Task): number {
+  const stat = readFileSync(`/proc/${task.pid}/stat`, "latin1");
+  const parent = Number(stat.slice(stat.lastIndexOf(")") + 2).split(" ")[1]);
+  expect(readFileSync(`/proc/${parent}/cmdline`, "latin1")).toContain("containerd-shim");
+  return parent;
+}
+
+function isRunning(pid: number): boolean {
+  try {
+    return !/\) [ZX] /.test(readFileSync(`/proc/${pid}/stat`, "latin1"));
+  } catch {
+    return false;
+  }
+}
+
+test("SIGKILL of the shim's daemon: the task ends with 137, the sandbox with it, and nothing is left", async () => {
+  const id = containerd.id("daemon");
+  await using events = await watchEvents(containerd);
+  {
+    await using task = await startSleep("daemon");
+    process.kill(daemonOf(task), "SIGKILL");
+    const exit = await events.waitFor(
+      ({ topic, content }) => topic === "/tasks/exit" && content["container_id"] === id,
+    );
+    await events.waitFor(({ topic, content }) => topic === "/tasks/delete" && content["container_id"] === id);
+
+    expect(exit.content).toMatchObject({ exit_status: 137 });
+    expect(await taskState(containerd, id)).toBeUndefined();
+    expect(isRunning(task.pid)).toBe(false);
+    await containerd.ctrOk(["container", "rm", id]);
+  }
+  await expectIdWorks(id);
+});
+
+describe.skipIf(!isCaisson)("the parts of a sandbox (needs io.containerd.caisson.v2)", () => {
+  test("a task's pid is its QEMU's, which is not root's and has no capabilities", async () => {
+    await using task = await startSleep("qemu");
+    const status = readFileSync(`/proc/${task.pid}/status`, "utf8");
+
+    expect(basename(readlinkSync(`/proc/${task.pid}/exe`))).toMatch(/^qemu-system-/);
+    expect(status).toMatch(/^CapEff:\s+0+$/m);
+    expect(status).toMatch(/^CapBnd:\s+0+$/m);
+    expect(status).toMatch(/^NoNewPrivs:\s+1$/m);
+    expect(status).toMatch(/^Seccomp:\s+2$/m);
+    expect(status).not.toMatch(/^Uid:.*\b0\b/m);
+  });
+
+  test("SIGKILL of QEMU: every process ends within a second with its exit event, init last", async () => {
+    const id = containerd.id("vm");
+    await using events = await watchEvents(containerd);
+    {
+      await using task = await startSleep("vm");
+      const exec = containerd.ctr([
+        "task",
+        "exec",
+        "--exec-id",
+        "e",
+        "--fifo-dir",
+        containerd.dir.join("fifo"),
+        id,
+        "sleep",
+        "3600",
+      ]);
+      await events.waitFor(
+        ({ topic, content }) => topic === "/tasks/exec-started" && content["container_id"] === id,
+      );
+
+      const killedAtMs = performance.now();
+      process.kill(task.pid, "SIGKILL");
+      const exit = await events.waitFor(
+        ({ topic, content }) => topic === "/tasks/exit" && content["id"] === id,
+      );
+      console.log(`exit event ${Math.round(exit.receivedAtMs - killedAtMs)} ms after SIGKILL of QEMU`);
+
+      expect(exit.receivedAtMs - killedAtMs).toBeLessThan(3_000);
+      expect(exit.content).toMatchObject({ exit_status: 255 });
+      expect(await exec).toMatchObject({ exitCode: 255 });
+      const exits = events.events.filter(
+        ({ topic, content }) => topic === "/tasks/exit" && content["container_id"] === id,
+      );
+      expect(exits.map(({ content }) => content["id"])).toEqual(["e", id]);
+      expect(await taskState(containerd, id)).toMatchObject({ status: "STOPPED" });
+      await removeContainer(id);
+    }
+    await expectIdWorks(id);
+  });
+
+  test("SIGKILL of QEMU ends an attached run with 255", async () => {
+    const id = containerd.id("attached");
+    await using events = await watchEvents(containerd);
+    const run = containerd.ctr(containerd.runArgs(["--rm"], id, "sh", "-c", "echo before; sleep 3600"));
+    const started = await events.waitFor(
+      ({ topic, content }) => topic === "/tasks/start" && content["container_id"] === id,
+    );
+    process.kill(started.content["pid"] as number, "SIGKILL");
+
+    expect(await run).toMatchObject({ exitCode: 255 });
+  });
+
+  test.for(["virtiofsd", "vhost-device-vsock"])(
+    "SIGKILL of %s ends the sandbox with 255 and nothing is left",
+    async (program) => {
+      const id = containerd.id(program);
+      await using events = await watchEvents(containerd);
+      await using task = await startSleep(program);
+      const helpers = markedProcesses({ marks: [id] }, new RegExp(program)).concat(
+        childrenOf(daemonOf(task), program),
+      );
+      expect(helpers).not.toEqual([]);
+      for (const pid of new Set(helpers)) process.kill(pid, "SIGKILL");
+      const exit = await events.waitFor(
+        ({ topic, content }) => topic === "/tasks/exit" && content["id"] === id,
+      );
+
+      expect(exit.content).toMatchObject({ exit_status: 255 });
+      await removeContainer(id);
+    },
+  );
+
+  test("SIGKILL ends a task whose QEMU hangs", async () => {
+    const id = containerd.id("hung");
+    await using events = await watchEvents(containerd);
+    await using task = await startSleep("hung");
+    process.kill(task.pid, "SIGSTOP");
+    const killedAtMs = performance.now();
+    await containerd.ctrOk(["task", "kill", "--signal", "SIGKILL", id]);
+    const exit = await events.waitFor(
+      ({ topic, content }) => topic === "/tasks/exit" && content["id"] === id,
+    );
+
+    expect(exit.receivedAtMs - killedAtMs).toBeLessThan(8_000);
+    expect(exit.content).toMatchObject({ exit_status: 137 });
+    await removeContainer(id);
+  });
+
+  testAll(
+    "QEMU killed at any moment of the start leaves nothing, and the id works again",
+    async () => {
+      const id = containerd.id("moments");
+      for (let delayMs = 200; delayMs <= 4_000; delayMs += 400) {
+        const run = containerd.ctr(containerd.runArgs(["--rm"], id, "true"));
+        await new Promise((resolve) => setTimeout(resolve, delayMs)); // The moment is what varies.
+        for (const pid of markedProcesses({ marks: [id] }, /qemu-system-/)) process.kill(pid, "SIGKILL");
+        await run;
+      }
+      await expectIdWorks(id);
+    },
+    600_000,
+  );
+});
+
+function childrenOf(parent: number, program: string): number[] {
+  const children = readFileSync(`/proc/${parent}/task/${parent}/children`, "utf8").trim().split(" ");
+  return children
+    .map(Number)
+    .filter((pid) => pid > 0 && readFileSync(`/proc/${pid}/comm`, "utf8").startsWith(program.slice(0, 15)));
+}
