@@ -1,7 +1,7 @@
 /** Bundles the executables: one ESM file each in build/lib, and a launcher each in build/bin. */
-import { chmod, mkdir, rm, writeFile } from "node:fs/promises";
+import { chmod, mkdir, readdir, rename, rm, stat, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { build } from "esbuild";
+import { build, type OutputFile } from "esbuild";
 
 const root = dirname(import.meta.dirname);
 const buildDirectory = join(root, "build");
@@ -41,12 +41,35 @@ exec "$parts/libexec/node" ${nodeOptions.join(" ")} "$parts/lib/${name}.js" "$@"
 `;
 }
 
+const libDirectory = join(buildDirectory, "lib");
+const chunkDirectory = join(libDirectory, "chunks");
+/** Chunks of earlier builds are kept this long for the programs that still run with them. */
+const oldChunkMs = 30 * 60 * 1000;
+
+/** So that a program that starts in the meantime finds the old files or the new ones, chunks always before their users. */
+async function writeOutputs(outputs: readonly OutputFile[]): Promise<void> {
+  const isChunk = ({ path }: OutputFile) => path.startsWith(chunkDirectory);
+  for (const { path, contents } of outputs.toSorted((a, b) => Number(isChunk(b)) - Number(isChunk(a)))) {
+    await writeFile(`${path}.new`, contents);
+    await rename(`${path}.new`, path);
+  }
+}
+
+/** Chunks have their content's hash in their names: without this, old ones would pile up. */
+async function removeOldChunks(outputs: readonly OutputFile[]): Promise<void> {
+  const current = new Set(outputs.map(({ path }) => path));
+  for (const name of await readdir(chunkDirectory)) {
+    const path = join(chunkDirectory, name);
+    if (!current.has(path) && Date.now() - (await stat(path)).mtimeMs > oldChunkMs) await rm(path);
+  }
+}
+
 await mkdir(join(buildDirectory, "bin"), { recursive: true });
-// Their names change with their content: without this, old ones would pile up.
-await rm(join(buildDirectory, "lib", "chunks"), { recursive: true, force: true });
-await build({
+await mkdir(chunkDirectory, { recursive: true });
+const { outputFiles } = await build({
   entryPoints: Object.fromEntries(executables.map(({ name, entry }) => [name, join(root, entry)])),
-  outdir: join(buildDirectory, "lib"),
+  outdir: libDirectory,
+  write: false,
   bundle: true,
   splitting: true,
   chunkNames: "chunks/[name]-[hash]",
@@ -62,8 +85,11 @@ await build({
   },
   logLevel: "warning",
 });
+await writeOutputs(outputFiles);
+await removeOldChunks(outputFiles);
 for (const executable of executables) {
   const path = join(buildDirectory, "bin", executable.name);
-  await writeFile(path, launcher(executable));
-  await chmod(path, 0o755);
+  await writeFile(`${path}.new`, launcher(executable));
+  await chmod(`${path}.new`, 0o755);
+  await rename(`${path}.new`, path);
 }
