@@ -65,7 +65,9 @@ fn adapt_config(id: &str, config: &[u8], terminal: Terminal) -> Result<Vec<u8>> 
             "Cannot create container \"{id}\": root.path must be an absolute guest path"
         )));
     }
-    set_terminal(object(&mut config, "process")?, terminal);
+    let process = object(&mut config, "process")?;
+    check_user(process)?;
+    set_terminal(process, terminal);
     object(&mut config, "linux")?.insert("cgroupsPath".into(), Value::String(Cgroup::oci_path(id)));
     to_bytes(&config)
 }
@@ -78,6 +80,7 @@ pub fn adapt_process(process: &[u8], terminal: Terminal) -> Result<Vec<u8>> {
             "Cannot use the OCI process: it has no arguments".into(),
         ));
     }
+    check_user(&process)?;
     set_terminal(&mut process, terminal);
     to_bytes(&process)
 }
@@ -98,6 +101,20 @@ fn object<'a>(config: &'a mut Map<String, Value>, name: &str) -> Result<&'a mut 
             "Cannot use the OCI configuration: \"{name}\" is missing or no object"
         ))
     })
+}
+
+/// Refuses user and group ids that the kernel reads as "leave unchanged", which would be root.
+fn check_user(process: &Map<String, Value>) -> Result<()> {
+    let user = process.get("user");
+    for name in ["uid", "gid"] {
+        let id = user.and_then(|user| user.get(name));
+        if id.is_some_and(|id| id.as_u64().is_none_or(|id| id >= u64::from(u32::MAX))) {
+            return Err(Error::InvalidArgument(format!(
+                "Cannot use the OCI process: user.{name} must be 0..=4294967294"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// The request's word overrides the configuration's. crun sets the size before the process runs; without a terminal a
@@ -157,6 +174,25 @@ mod tests {
                 "{config}"
             );
         }
+    }
+
+    #[test]
+    fn user_ids_that_mean_unchanged_are_refused() {
+        for user in [
+            r#"{"uid":4294967295}"#,
+            r#"{"gid":4294967295}"#,
+            r#"{"uid":-1}"#,
+            r#"{"uid":"0"}"#,
+            r#"{"uid":1e3}"#,
+            r#"{"uid":4294967296}"#,
+        ] {
+            let process = format!(r#"{{"args":["a"],"user":{user}}}"#);
+            assert!(
+                matches!(adapt_process(process.as_bytes(), None), Err(Error::InvalidArgument(_))),
+                "{user}"
+            );
+        }
+        assert!(adapt_process(br#"{"args":["a"],"user":{"uid":4294967294,"gid":0}}"#, None).is_ok());
     }
 
     #[test]

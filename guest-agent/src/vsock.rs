@@ -4,9 +4,11 @@
 //! into several descriptors, which some vsock backends drop.
 
 use std::io;
+use std::io::ErrorKind::{Interrupted, WouldBlock};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, VsockAddr, accept4, bind, connect, getpeername, getsockopt, listen,
@@ -22,6 +24,9 @@ use crate::polled;
 pub const HOST_CID: u32 = libc::VMADDR_CID_HOST;
 /// Largest single write.
 pub const WRITE_LIMIT: usize = 32 * 1024;
+
+/// Pause between attempts to write to a peer that has half-closed and makes no room.
+const HALF_CLOSED_PAUSE: Duration = Duration::from_secs(1);
 
 const FLAGS: SockFlag = SockFlag::SOCK_NONBLOCK.union(SockFlag::SOCK_CLOEXEC);
 
@@ -98,6 +103,51 @@ impl Stream {
     }
 }
 
+impl Stream {
+    /// Writes all of `data`, or fails once the peer does not receive any more.
+    ///
+    /// For streams on which the peer sends nothing: a closing peer wakes only readers while there is no room for more.
+    pub async fn send(&self, mut data: &[u8]) -> io::Result<()> {
+        while !data.is_empty() {
+            let piece = &data[..data.len().min(WRITE_LIMIT)];
+            let written = tokio::select! {
+                biased;
+                guard = self.0.writable() => guard?.try_io(|fd| write(fd, piece)).unwrap_or_else(|_| Err(WouldBlock.into())),
+                closed = self.peer_ended() => {
+                    closed?;
+                    let written = write(&self.0, piece);
+                    if written.as_ref().is_err_and(|error| error.kind() == WouldBlock) {
+                        // It has only ended its own direction, which stays known: wait without spinning.
+                        tokio::time::sleep(HALF_CLOSED_PAUSE).await;
+                    }
+                    written
+                }
+            };
+            match written {
+                Ok(count) => data = &data[count..],
+                Err(error) if matches!(error.kind(), WouldBlock | Interrupted) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns when the peer has ended its direction.
+    async fn peer_ended(&self) -> io::Result<()> {
+        loop {
+            let mut guard = self.0.readable().await?;
+            if guard.ready().is_read_closed() {
+                return Ok(());
+            }
+            guard.clear_ready();
+        }
+    }
+}
+
+fn write(fd: &AsyncFd<OwnedFd>, data: &[u8]) -> io::Result<usize> {
+    Ok(nix::unistd::write(fd.get_ref(), data)?)
+}
+
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
@@ -108,7 +158,7 @@ impl AsyncRead for Stream {
                     buffer.advance(count);
                     return Poll::Ready(Ok(()));
                 }
-                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(Err(error)) if error.kind() == Interrupted => {}
                 Ok(Err(error)) => return Poll::Ready(Err(error)),
                 Err(_would_block) => {}
             }
@@ -122,8 +172,8 @@ impl AsyncWrite for Stream {
         let data = &data[..data.len().min(WRITE_LIMIT)];
         loop {
             let mut guard = ready!(self.0.poll_write_ready(context))?;
-            match guard.try_io(|fd| nix::unistd::write(fd.get_ref(), data).map_err(io::Error::from)) {
-                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+            match guard.try_io(|fd| write(fd, data)) {
+                Ok(Err(error)) if error.kind() == Interrupted => {}
                 Ok(result) => return Poll::Ready(result),
                 Err(_would_block) => {}
             }

@@ -53,6 +53,10 @@ fn load(path: &Path) -> Result<()> {
     match error.raw_os_error() {
         // Already there, or built in.
         Some(libc::EEXIST) => Ok(()),
+        Some(libc::ENOENT) => Err(Error::Internal(format!(
+            "Cannot {}: it needs a symbol of a module that is not loaded, the order is wrong",
+            action()
+        ))),
         _ => Err(error).context(action),
     }
 }

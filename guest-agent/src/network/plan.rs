@@ -199,7 +199,11 @@ fn parse_cidr(text: &str) -> Result<Cidr> {
 fn parse_mac(text: &str) -> Result<[u8; 6]> {
     let bytes: Option<Vec<u8>> = text
         .split(':')
-        .map(|part| (part.len() == 2).then(|| u8::from_str_radix(part, 16).ok())?)
+        .map(|part| {
+            // The parser of integers would take a sign.
+            let digits = part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+            digits.then(|| u8::from_str_radix(part, 16).ok())?
+        })
         .collect();
     bytes
         .and_then(|bytes| bytes.try_into().ok())

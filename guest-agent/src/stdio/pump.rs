@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::io::{AsyncReadExt, Interest};
 
 use super::frame::{END, HEAD, Head, OUTPUT_LIMIT, parse_head, seal};
 use crate::vsock::Stream;
@@ -31,7 +31,7 @@ pub async fn output(source: AsyncFd<OwnedFd>, mut stream: Option<Stream>) {
     // Nobody can read from us what comes now: the process gets EPIPE as with any closed pipe.
     drop(source);
     if let Some(mut stream) = stream
-        && stream.write_all(&END).await.is_ok()
+        && stream.send(&END).await.is_ok()
     {
         let _ = tokio::time::timeout(CLOSE_LIMIT, stream.read_u8()).await;
     }
@@ -59,7 +59,7 @@ async fn drain(source: &AsyncFd<OwnedFd>, stream: &mut Option<Stream>) -> io::Re
             Ok(Err(error)) => return Err(error),
         };
         if let Some(open) = stream
-            && open.write_all(seal(&mut frame, length)).await.is_err()
+            && open.send(seal(&mut frame, length)).await.is_err()
         {
             *stream = None;
         }
