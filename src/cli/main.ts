@@ -30,9 +30,9 @@ async function main(): Promise<number> {
 }
 
 function openHost(): Host {
-  // The executables lie together; run as sources, those of the checkout's build are used.
+  // `lib/` and `bin/` are siblings; run as sources, the executables of the checkout's build are used.
   const here = import.meta.dirname;
-  const executableDirectory = basename(here) === "cli" ? join(here, "../../build/bin") : here;
+  const executableDirectory = join(here, basename(here) === "cli" ? "../../build/bin" : "../bin");
   const config = loadConfig({ environment: process.env, executableDirectory });
   return {
     config,

@@ -1,6 +1,7 @@
 import { Command } from "commander";
 import { RuntimeError } from "../base/errors.ts";
 import { checkId } from "../base/ids.ts";
+import { version } from "../shim/version.ts";
 import { randomContainerId } from "./container-plan.ts";
 import { exitCodeOf, exitCodes, report } from "./failure.ts";
 import type { Host } from "./host.ts";
@@ -15,7 +16,6 @@ import {
   parseWorkingDirectory,
   type Volume,
 } from "./options.ts";
-import { version } from "./version.ts";
 import { waitCommand } from "./wait-command.ts";
 
 /** What the command line says, before anything is done about it. */
@@ -107,12 +107,7 @@ function addRun(program: Command, choose: Choose): void {
     .option("-i, --interactive", "pass stdin on")
     .option("-t, --tty", "give the container a terminal")
     .option("-e, --env <NAME=VALUE>", "set an environment variable", environment)
-    .option(
-      "-v, --volume <SRC:DST[:ro]>",
-      "show a directory or file of this machine",
-      collect(parseVolume),
-      [],
-    )
+    .option("-v, --volume <SRC:DST[:ro]>", "show a directory or file of this machine", collect(parseVolume))
     .option("-w, --workdir <dir>", "working directory", parseWorkingDirectory)
     .option("-u, --user <user[:group]>", "names or numbers")
     .option("--cpus <number>", "how many CPUs' time", parseCpus)

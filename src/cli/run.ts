@@ -44,7 +44,7 @@ export async function run(host: Host, options: RunOptions): Promise<number> {
   if (options.detached) {
     const openStdio = (paths: ContainerPaths) => detachedStdio(paths, options);
     const created = await createContainer(host, { ...create, openStdio });
-    return runDetached(host, created, cleanup);
+    return await runDetached(host, created, cleanup);
   }
   let io: ProcessIo | undefined;
   const openStdio = (paths: ContainerPaths) => {
@@ -53,7 +53,7 @@ export async function run(host: Host, options: RunOptions): Promise<number> {
   };
   const created = await createContainer(host, { ...create, openStdio });
   if (io === undefined) throw new Error("Cannot attach to the container: it was made without stdio");
-  return runAttached(host, { created, io, relay, options, cleanup, timeline });
+  return await runAttached(host, { created, io, relay, options, cleanup, timeline });
 }
 
 interface Attached {

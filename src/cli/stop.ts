@@ -95,7 +95,7 @@ async function becomeKeeper(host: Host, containerId: string, action: string): Pr
     keeperTimeoutMs,
     `to ${action} container "${containerId}", which another caisson still serves`,
   );
-  return takeKeeper(host.containers.paths(containerId).directory, { signal: limit.signal });
+  return await takeKeeper(host.containers.paths(containerId).directory, { signal: limit.signal });
 }
 
 /** The container that we mean, not one that got its id since. */

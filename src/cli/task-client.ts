@@ -1,32 +1,12 @@
 import { RuntimeError } from "../base/errors.ts";
-import { ignoreCode } from "./failure.ts";
-import { containerd } from "../gen/containerd.js";
 import { type Int64, toBigInt } from "../gen/int64.ts";
 import type { ExitStatus, Mount, Stdio } from "../sandbox/model.ts";
+import { taskMethods, taskServiceNames } from "../shim/task-api.ts";
 import { TtrpcClient } from "../ttrpc/client.ts";
-import { method } from "../ttrpc/method.ts";
+import { ignoreCode } from "./failure.ts";
 import type { ProcessSpec } from "./spec.ts";
 
-const v2 = containerd.task.v2;
-const empty = {
-  encode: () => ({ finish: () => new Uint8Array() }),
-  decode: (_bytes: Uint8Array) => ({}),
-};
-
-const service = "containerd.task.v2.Task";
-const methods = {
-  create: method("Create", v2.CreateTaskRequest, v2.CreateTaskResponse),
-  start: method("Start", v2.StartRequest, v2.StartResponse),
-  state: method("State", v2.StateRequest, v2.StateResponse),
-  wait: method("Wait", v2.WaitRequest, v2.WaitResponse, { waits: true }),
-  kill: method("Kill", v2.KillRequest, empty),
-  exec: method("Exec", v2.ExecProcessRequest, empty),
-  resize: method("ResizePty", v2.ResizePtyRequest, empty),
-  closeIo: method("CloseIO", v2.CloseIORequest, empty),
-  delete: method("Delete", v2.DeleteRequest, v2.DeleteResponse),
-  shutdown: method("Shutdown", v2.ShutdownRequest, empty),
-} as const;
-
+const [service] = taskServiceNames;
 const processSpecType = "types.containerd.io/opencontainers/runtime-spec/1/Process";
 
 // A live daemon accepts and answers these from memory; containerd allows 2 s for them too.
@@ -71,52 +51,56 @@ export class TaskClient implements AsyncDisposable {
     const { terminal, stdin, stdout, stderr } = task.stdio;
     const rootfs = task.rootfs.map((mount) => ({ ...mount, options: [...mount.options] }));
     const request = { id: this.#containerId, bundle: task.bundle, rootfs, terminal, stdin, stdout, stderr };
-    await this.#client.call(service, methods.create, request, options);
+    await this.#client.call(service, taskMethods.create, request, options);
   }
 
   async exec(execId: string, spec: ProcessSpec, stdio: Stdio): Promise<void> {
     const value = Buffer.from(JSON.stringify(spec));
     const request = { ...this.#process(execId), ...stdio, spec: { type_url: processSpecType, value } };
-    await this.#client.call(service, methods.exec, request, { timeoutMs: controlTimeoutMs });
+    await this.#client.call(service, taskMethods.exec, request, { timeoutMs: controlTimeoutMs });
   }
 
   async start(execId: string): Promise<void> {
-    await this.#client.call(service, methods.start, this.#process(execId));
+    await this.#client.call(service, taskMethods.start, this.#process(execId));
   }
 
   async status(execId: string): Promise<TaskStatus> {
     const options = { timeoutMs: stateTimeoutMs };
-    const { status } = await this.#client.call(service, methods.state, this.#process(execId), options);
+    const { status } = await this.#client.call(service, taskMethods.state, this.#process(execId), options);
     const names = ["unknown", "created", "running", "stopped", "paused", "paused"] as const;
     return names[status] ?? "unknown";
   }
 
   /** Resolves when the process has ended and its output was written out. @throws unavailable (the daemon died) */
   async wait(execId: string): Promise<ExitStatus> {
-    const { exitStatus, exitedAt } = await this.#client.call(service, methods.wait, this.#process(execId));
+    const { exitStatus, exitedAt } = await this.#client.call(
+      service,
+      taskMethods.wait,
+      this.#process(execId),
+    );
     return { exitCode: exitStatus & 0xff, exitedAt: toDate(exitedAt) };
   }
 
   /** @throws not_found when it has exited */
   async kill(execId: string, signal: number, options: { all?: boolean } = {}): Promise<void> {
     const request = { ...this.#process(execId), signal, all: options.all ?? false };
-    await this.#client.call(service, methods.kill, request, { timeoutMs: controlTimeoutMs });
+    await this.#client.call(service, taskMethods.kill, request, { timeoutMs: controlTimeoutMs });
   }
 
   async resize(execId: string, size: { readonly columns: number; readonly rows: number }): Promise<void> {
     const request = { ...this.#process(execId), width: size.columns, height: size.rows };
-    await this.#client.call(service, methods.resize, request, { timeoutMs: controlTimeoutMs });
+    await this.#client.call(service, taskMethods.resizePty, request, { timeoutMs: controlTimeoutMs });
   }
 
   /** Lets end of file reach the process once what was written to its stdin is read. */
   async closeStdin(execId: string): Promise<void> {
     const request = { ...this.#process(execId), stdin: true };
-    await this.#client.call(service, methods.closeIo, request, { timeoutMs: controlTimeoutMs });
+    await this.#client.call(service, taskMethods.closeIo, request, { timeoutMs: controlTimeoutMs });
   }
 
   /** Forgets a process that has ended; already forgotten is success. */
   async delete(execId: string): Promise<void> {
-    const call = this.#client.call(service, methods.delete, this.#process(execId), {
+    const call = this.#client.call(service, taskMethods.delete, this.#process(execId), {
       timeoutMs: controlTimeoutMs,
     });
     await call.catch(ignoreCode("not_found"));
@@ -126,7 +110,7 @@ export class TaskClient implements AsyncDisposable {
   async shutdown(): Promise<void> {
     const call = this.#client.call(
       service,
-      methods.shutdown,
+      taskMethods.shutdown,
       { id: this.#containerId },
       { timeoutMs: shutdownTimeoutMs },
     );

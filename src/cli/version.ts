@@ -1,2 +1,0 @@
-/** Version of the package, as in package.json. */
-export const version = "0.1.0";
