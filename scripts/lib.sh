@@ -127,13 +127,18 @@ key() {
 }
 
 # cached NAME/KEY TITLE COMMAND… sets `entry` to the cache's folder of that name. If it is not there, the command makes it:
-# it gets an empty folder as its last argument, which is renamed into place when it has succeeded.
+# it gets an empty folder as its last argument, which is renamed into place when it has succeeded. What nobody has used for a
+# month makes room then.
 cached() {
   local title=$2 new
   entry=$cache/$1
   shift 2
-  if [[ -d $entry ]]; then return; fi
+  if [[ -d $entry ]]; then
+    touch "$entry"
+    return
+  fi
   mkdir -p "$(dirname "$entry")"
+  find "$(dirname "$entry")" -mindepth 1 -maxdepth 1 -mtime +30 -exec rm -rf {} +
   new=$(mktemp -d "$(dirname "$entry")/.new.XXXXXX")
   chmod 755 "$new"
   # shellcheck disable=SC2064  # the folder of now, not of then
