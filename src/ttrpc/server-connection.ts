@@ -105,13 +105,17 @@ export class ServerConnection {
         "invalid_argument",
         `Cannot open stream ${streamId}: stream ids must increment, the last one was ${this.#lastStreamId}`,
       );
-      // No id is left that this client could use.
-      if (this.#lastStreamId === maxStreamId) this.#channel.end();
+      this.#endWhenExhausted();
     } else if ((frame.flags & (requestFlags.remoteOpen | requestFlags.remoteClosed)) !== 0) {
       this.#refuse(frame, "unimplemented", "Cannot open a stream: only unary calls are served");
     } else {
       this.#dispatch(streamId, frame.data);
     }
+  }
+
+  /** Ends a connection on which no id is left that the client could use, once its calls are answered. */
+  #endWhenExhausted(): void {
+    if (this.#lastStreamId === maxStreamId && this.#calls.size === 0) this.#channel.end();
   }
 
   #acceptStreamId(streamId: number): boolean {
@@ -181,6 +185,7 @@ export class ServerConnection {
       await work.catch(() => {});
       this.#calls.delete(controller);
       this.#count(method, -1);
+      this.#endWhenExhausted();
     }
   }
 
