@@ -1,4 +1,5 @@
 import { constants } from "node:os";
+import { setTimeout as sleep } from "node:timers/promises";
 import { errnoOf, RuntimeError } from "../base/errors.ts";
 import type { ExitStatus } from "../sandbox/model.ts";
 import type { ProcessIo } from "./process-io.ts";
@@ -17,7 +18,9 @@ export interface AttachOptions {
   readonly onStarted?: () => Promise<void>;
 }
 
-const { SIGKILL, SIGPIPE, SIGWINCH } = constants.signals;
+const { SIGHUP, SIGKILL, SIGPIPE, SIGTERM, SIGWINCH } = constants.signals;
+
+const hangUpGraceMs = 10_000;
 
 /**
  * Starts a created process and is its terminal, or its pipes, until it has ended and all its output is out.
@@ -37,10 +40,7 @@ export async function attach(options: AttachOptions): Promise<ExitStatus> {
   relay.aborted.throwIfAborted();
   await client.start(execId);
   io.releaseHolds();
-  relay.forwardTo(async (signal) => {
-    // On a terminal the process gets that one from its own, when the size is set.
-    if (!(terminal && signal === SIGWINCH)) await client.kill(execId, signal);
-  });
+  relay.forwardTo((signal) => passOn(options, signal));
   await options.onStarted?.();
   void io.copyInput(() => client.closeStdin(execId));
   let broken: Error | undefined;
@@ -59,6 +59,16 @@ export async function attach(options: AttachOptions): Promise<ExitStatus> {
   if (broken === undefined) return exit;
   if (errnoOf(broken) !== "EPIPE") throw broken;
   return { ...exit, exitCode: 128 + SIGPIPE };
+}
+
+async function passOn({ client, execId, terminal }: AttachOptions, signal: number): Promise<void> {
+  // On a terminal the process gets that one from its own, when the size is set.
+  if (terminal && signal === SIGWINCH) return;
+  await client.kill(execId, signal);
+  if (!terminal || (signal !== SIGHUP && signal !== SIGTERM)) return;
+  // Interactive shells ignore both, and without us nobody can ever type into them again.
+  await sleep(hangUpGraceMs, undefined, { ref: false });
+  await client.kill(execId, SIGKILL);
 }
 
 function rejectionOf(signal: AbortSignal): Promise<never> {

@@ -44,7 +44,9 @@ export function commandFailure(error: unknown, command: string): unknown {
     return new CommandError(exitCodes.notFound, message, error);
   }
   if (
-    /(?:open|exec\w*|stat) .{0,4096}: (?:Permission denied|Operation not permitted|Is a directory|Exec format error)/is.test(text)
+    /(?:open|exec\w*|stat) .{0,4096}: (?:Permission denied|Operation not permitted|Is a directory|Exec format error)/is.test(
+      text,
+    )
   ) {
     return new CommandError(exitCodes.cannotInvoke, message, error);
   }

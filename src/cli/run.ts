@@ -93,7 +93,7 @@ async function runAttached(host: Host, attached: Attached): Promise<number> {
         sandboxPaths(host.config.stateDirectory, namespace, containerId).timeline,
       );
       io[Symbol.dispose]();
-      const known = await timeline.measure("delete", () => endTask(host, containerId, client));
+      const known = await endTask(host, containerId, client, timeline);
       await settle(host, record, exit ?? { exitCode: known, exitedAt: new Date() });
       await keeper[Symbol.asyncDispose]();
       if (options.timeline) process.stderr.write(formatTimeline(timeline.phases, daemonPhases));

@@ -1,4 +1,5 @@
 import { stat } from "node:fs/promises";
+import { Timeline } from "../sandbox/timeline.ts";
 import type { ContainerRecord } from "./container-store.ts";
 import { type Host, shimOf } from "./host.ts";
 import { deleteShim } from "./shim-program.ts";
@@ -18,17 +19,18 @@ export async function endTask(
   host: Host,
   containerId: string,
   client: TaskClient | undefined,
+  timeline = new Timeline(),
 ): Promise<number> {
   if (client !== undefined) {
     try {
-      await client.delete("");
-      await client.shutdown();
+      await timeline.measure("delete", () => client.delete(""));
+      await timeline.measure("shutdown", () => client.shutdown());
     } catch {
       // It did not go the gentle way; `delete` ends the daemon by force and reports what it cannot do.
     }
     await client[Symbol.asyncDispose]();
   }
-  return deleteShim(shimOf(host, containerId));
+  return timeline.measure("shim delete", () => deleteShim(shimOf(host, containerId)));
 }
 
 /** Writes down how a container ended, or removes it when that was asked for. The caller is its keeper. */
