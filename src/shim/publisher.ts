@@ -28,7 +28,7 @@ export interface PublisherOptions {
 
 /**
  * Sends events to containerd, one after the other, so that their order stays. While containerd is away they are kept
- * (at most 2048, the oldest go first) and sent when it is back.
+ * (at most 2048, the oldest go first) and sent when it is back. An event whose answer is lost is sent again.
  */
 export class Publisher {
   readonly #options: PublisherOptions;
@@ -46,6 +46,11 @@ export class Publisher {
   /** Events that were given up: the queue was full, or containerd refused them. */
   get dropped(): number {
     return this.#dropped;
+  }
+
+  /** Events that containerd has not taken yet. */
+  get queued(): number {
+    return this.#queue.length;
   }
 
   /** Queues an event; never waits. */

@@ -55,6 +55,6 @@ export async function makeSocketDirectory(directory: string): Promise<void> {
 
 /** Whether nobody serves there: the errors of connect(2) for a stale or missing socket. */
 export function isNobodyThere(error: unknown): boolean {
-  const errno = errnoOf(error) ?? errnoOf(error instanceof Error ? error.cause : undefined);
-  return errno === "ECONNREFUSED" || errno === "ENOENT";
+  const errnos = [errnoOf(error), errnoOf(error instanceof Error ? error.cause : undefined)];
+  return errnos.includes("ECONNREFUSED") || errnos.includes("ENOENT");
 }
