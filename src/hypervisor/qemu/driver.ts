@@ -24,7 +24,7 @@ export interface QemuPrograms {
 /** From QEMU's start to its first answer. Takes 0.1 s on an idle machine. */
 const startTimeoutMs = 30_000;
 /** How long the end of QEMU, whose connection has ended already, may take to be noticed. */
-const exitNoticeMs = 5_000;
+const exitNoticeMs = 2_000;
 const qemuAdvice = 'install it ("apt-get install qemu-system-x86") or set qemu_path';
 
 /** The driver for QEMU 7.2 and newer. */

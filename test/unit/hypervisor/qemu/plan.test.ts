@@ -1,0 +1,162 @@
+import { expect, test } from "vitest";
+import { planQemu } from "../../../../src/hypervisor/qemu/plan.ts";
+import type { VmConfig } from "../../../../src/hypervisor/vm-config.ts";
+
+const base: VmConfig = {
+  sandboxId: "sb1",
+  directory: "/run/caisson/default/sb1/vm",
+  user: { uid: 7_000_001, gid: 7_000_001 },
+  machine: "microvm",
+  accelerator: "tcg",
+  vcpus: 1,
+  memoryMiB: 256,
+  kernel: {
+    path: "/guest/vmlinux",
+    initrdPath: "/guest/initrd",
+    commandLine: "console=ttyS0 quiet",
+    acpi: true,
+  },
+  disks: [{ id: "image", path: "/guest/image.erofs", readOnly: true }],
+  shares: [{ tag: "caisson", socketName: "virtiofs.sock" }],
+  nics: [],
+};
+
+const sandboxed = "-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+const common = `-nodefaults -no-user-config -display none -no-reboot ${sandboxed}`;
+const control =
+  "-chardev socket,id=qmp,fd=3 -mon chardev=qmp,mode=control -chardev socket,id=console,fd=4 -serial chardev:console";
+const memory = (size: string) => `-object memory-backend-memfd,id=mem,size=${size},share=on -m size=${size}`;
+const image = (fd: number, device: string) =>
+  `-add-fd fd=${fd},set=${fd} -blockdev driver=raw,node-name=disk-image,read-only=on,file.driver=file,file.filename=/dev/fdset/${fd} -device ${device}`;
+const file = (path: string, access = "read") => ({ tag: "file", path, access });
+
+test("planQemu(): microvm under TCG with Debian's kernel", () => {
+  const { args, fds } = planQemu(base);
+
+  const append = args.indexOf("-append");
+  expect(args[append + 1]).toBe("console=ttyS0 quiet");
+  expect(args.toSpliced(append, 2).join(" ")).toBe(
+    [
+      `-name guest=sb1 ${common}`,
+      "-machine microvm,acpi=on,rtc=on,pit=on,pic=on,memory-backend=mem,dump-guest-core=off",
+      "-global virtio-mmio.force-legacy=false",
+      `${memory("256M")} -smp cpus=1 -accel tcg,thread=multi,tb-size=128 -cpu max`,
+      `-kernel /proc/self/fd/5 -initrd /proc/self/fd/6 ${control}`,
+      image(7, "virtio-blk-device,drive=disk-image,werror=report,rerror=report"),
+      "-chardev socket,id=vsock,path=vhost-vsock.sock -device vhost-user-vsock-device,chardev=vsock",
+      "-chardev socket,id=share0,path=virtiofs.sock -device vhost-user-fs-device,chardev=share0,tag=caisson,queue-size=1024",
+      "-object rng-builtin,id=rng -device virtio-rng-device,rng=rng",
+    ].join(" "),
+  );
+  expect(fds).toEqual([
+    { tag: "qmp" },
+    { tag: "console" },
+    file("/guest/vmlinux"),
+    file("/guest/initrd"),
+    file("/guest/image.erofs"),
+  ]);
+});
+
+test("planQemu(): q35 under KVM with a kernel of its own, a second disk and a network card", () => {
+  const { args, fds } = planQemu({
+    ...base,
+    machine: "q35",
+    accelerator: "kvm",
+    vcpus: 4,
+    kernel: { path: "/guest/tuned/vmlinux", commandLine: "quiet", acpi: false },
+    disks: [...base.disks, { id: "scratch", path: "/data/scratch.img", readOnly: false }],
+    nics: [{ id: "eth0", macAddress: "02:00:00:00:00:01", tapFd: 33 }],
+  });
+
+  expect(args.join(" ")).toBe(
+    [
+      `-name guest=sb1 ${common}`,
+      "-machine q35,usb=off,sata=off,smbus=off,vmport=off,i8042=off,hpet=off,memory-backend=mem,dump-guest-core=off",
+      `${memory("256M")} -smp cpus=4 -accel kvm -cpu host -kernel /proc/self/fd/5 -append quiet ${control}`,
+      image(6, "virtio-blk-pci,drive=disk-image,werror=report,rerror=report,disable-legacy=on"),
+      "-add-fd fd=7,set=7 -blockdev driver=raw,node-name=disk-scratch,read-only=off,file.driver=file,file.filename=/dev/fdset/7",
+      "-device virtio-blk-pci,drive=disk-scratch,werror=report,rerror=report,disable-legacy=on",
+      "-chardev socket,id=vsock,path=vhost-vsock.sock -device vhost-user-vsock-pci,chardev=vsock,disable-legacy=on",
+      "-chardev socket,id=share0,path=virtiofs.sock",
+      "-device vhost-user-fs-pci,chardev=share0,tag=caisson,queue-size=1024,disable-legacy=on",
+      "-netdev tap,id=nic-eth0,fd=8",
+      "-device virtio-net-pci,netdev=nic-eth0,mac=02:00:00:00:00:01,romfile=,disable-legacy=on",
+      "-object rng-builtin,id=rng -device virtio-rng-pci,rng=rng,disable-legacy=on",
+    ].join(" "),
+  );
+  expect(fds).toEqual([
+    { tag: "qmp" },
+    { tag: "console" },
+    file("/guest/tuned/vmlinux"),
+    file("/guest/image.erofs"),
+    file("/data/scratch.img", "read-write"),
+    { tag: "tap", fd: 33 },
+  ]);
+});
+
+test("planQemu(): a kernel that finds its devices on the command line, and a network card", () => {
+  const { args } = planQemu({
+    ...base,
+    kernel: { ...base.kernel, acpi: false },
+    nics: [{ id: "eth0", macAddress: "02:00:00:00:00:01", tapFd: 33 }],
+  });
+
+  expect(args).toContain("microvm,acpi=off,rtc=on,pit=on,pic=on,memory-backend=mem,dump-guest-core=off");
+  expect(args).toContain("virtio-net-device,netdev=nic-eth0,mac=02:00:00:00:00:01");
+});
+
+test("planQemu() escapes commas in values, so that none can add an option", () => {
+  const { args } = planQemu({
+    ...base,
+    sandboxId: "a,process=b",
+    shares: [{ tag: "t,queue-size=1", socketName: "s,server=on" }],
+    kernel: { ...base.kernel, commandLine: "a=1,2" },
+  });
+
+  expect(args).toContain("guest=a,,process=b");
+  expect(args).toContain("socket,id=share0,path=s,,server=on");
+  expect(args).toContain("vhost-user-fs-device,chardev=share0,tag=t,,queue-size=1,queue-size=1024");
+  // An argument of its own, which QEMU takes as it is.
+  expect(args).toContain("a=1,2");
+});
+
+const disk = (id: string) => ({ id, path: "/x", readOnly: true });
+const nic = { id: "n", macAddress: "02:00:00:00:00:01", tapFd: 9 };
+
+test.each<{ name: string; changes: Partial<VmConfig>; fact: string }>([
+  { name: "no vCPU", changes: { vcpus: 0 }, fact: "it has 0 vCPUs" },
+  { name: "half a vCPU", changes: { vcpus: 0.5 }, fact: "it has 0.5 vCPUs" },
+  { name: "memory that is no number", changes: { memoryMiB: Number.NaN }, fact: "it has NaN MiB of memory" },
+  {
+    name: "two disks of one id",
+    changes: { disks: [disk("a"), disk("a")] },
+    fact: "two of its disks have the same id",
+  },
+  { name: "a long disk id", changes: { disks: [disk("a".repeat(27))] }, fact: "is no id of 1 to 26" },
+  { name: "a disk id with an option", changes: { disks: [disk("a,b=c")] }, fact: '"a,b=c" is no id' },
+  {
+    name: "a MAC address",
+    changes: { nics: [{ ...nic, macAddress: "02:00,x" }] },
+    fact: '"02:00,x" is no MAC address',
+  },
+  {
+    name: "a long tag",
+    changes: { shares: [{ tag: "t".repeat(37), socketName: "s" }] },
+    fact: "37 bytes, expected 1 to 36",
+  },
+  {
+    name: "a socket elsewhere",
+    changes: { shares: [{ tag: "t", socketName: "../s" }] },
+    fact: '"../s" is not a short file name',
+  },
+  { name: "a NUL character", changes: { kernel: { ...base.kernel, commandLine: "a\0b" } }, fact: "NUL" },
+  {
+    name: "more devices than slots",
+    changes: { kernel: { ...base.kernel, acpi: false }, disks: ["a", "b", "c", "d", "e", "f"].map(disk) },
+    fact: "it has 9 devices, the microvm machine has 8 slots",
+  },
+])("planQemu() refuses $name", ({ changes, fact }) => {
+  expect(() => planQemu({ ...base, ...changes })).toThrow(
+    expect.objectContaining({ code: "invalid_argument", message: expect.stringContaining(fact) }),
+  );
+});
