@@ -102,9 +102,6 @@ function keepAlive(log: Log): void {
       log.error({ stack: error instanceof Error ? error.stack : "" }, `${event}: ${describe(error)}`);
     });
   }
-  process.on("SIGUSR1", () => {
-    log.info({ memory: process.memoryUsage(), resources: process.getActiveResourcesInfo() }, "state");
-  });
   process.on("SIGHUP", () => {});
 }
 

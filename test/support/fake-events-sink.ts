@@ -82,7 +82,7 @@ function decodeEvent(envelope: containerd.types.Envelope.$Properties): ReceivedE
   return {
     namespace: namespace ?? "",
     topic: topic ?? "",
-    message: { ...type.decode(event?.value ?? new Uint8Array()) },
+    message: Object.fromEntries(Object.entries(type.decode(event?.value ?? new Uint8Array()))),
     sentAt: new Date(Number(toBigInt(timestamp?.seconds)) * 1000 + (timestamp?.nanos ?? 0) / 1e6),
   };
 }

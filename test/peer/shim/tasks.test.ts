@@ -253,7 +253,6 @@ test("an unhandled rejection, SIGUSR1 and SIGHUP do not end the daemon", async (
 
   const log = () => readFileSync(`${peer.bundle}/log`, "utf8");
   await expect.poll(log).toContain("planted rejection");
-  await expect.poll(log).toContain('"msg":"state"');
   expect(await peer.call("state", { id: "a" })).toMatchObject({ status: Status.RUNNING });
 });
 
@@ -268,10 +267,13 @@ test("the log FIFO is written to, and nobody reading it stops nothing", async ()
   expect(line.toString()).toContain('"msg":"daemon serves"');
 
   reader.destroy();
-  const { daemon } = shim.record("a");
-  // Far more lines than the pipe holds.
-  for (let count = 0; count < 500; count++) signalProcess(daemon, "SIGUSR1");
   await runContainer(client, "a", bundle);
+  // Each makes a warning; together they are more than the pipe holds.
+  const options = { type_url: `unknown.${"x".repeat(1000)}` };
+  for (let count = 0; count < 200; count++) {
+    const call = client.call(service, taskMethods.create, { id: "a", bundle, options });
+    await expect(call).rejects.toMatchObject({ code: "already_exists" });
+  }
 
   expect(await client.call(service, taskMethods.state, { id: "a" })).toMatchObject({
     status: Status.RUNNING,
