@@ -172,7 +172,7 @@ need_cargo() {
   local have
   have=$(cargo --version 2>/dev/null | cut -d ' ' -f 2) || true
   if [[ -z $have || $(printf '%s\n' "$1" "$have" | sort -V | head -n 1) != "$1" ]]; then
-    fail "cargo $1 or newer is needed, found: ${have:-none}" 'install it with rustup, or on Debian 13: apt-get install cargo'
+    fail "cargo $1 or newer is needed, found: ${have:-none}" 'install Rust with rustup; Debian 13 has cargo 1.85, Debian 12 an older one'
   fi
 }
 
