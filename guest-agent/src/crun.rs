@@ -162,8 +162,11 @@ fn parse_log(text: &str) -> String {
 
 /// Chooses the kind of an error from crun's words: it has no codes. What the caller's configuration causes is theirs to fix.
 fn classify(text: &str, message: String) -> Error {
-    const CALLER: [&str; 18] = [
+    const CALLER: [&str; 21] = [
         "executable file",
+        "not executable",
+        "not a regular file",
+        "cannot find ",
         "open executable",
         "exec format error",
         "no such file or directory",
@@ -230,6 +233,10 @@ mod tests {
             "invalid"
         );
         assert_eq!(kind("chdir to `/nodir`: No such file or directory"), "invalid");
+        assert_eq!(
+            kind("the path `/x` exists but it is not executable: Operation not permitted"),
+            "invalid"
+        );
         assert_eq!(kind("container `x` does not exist"), "not found");
         assert_eq!(kind("the container `x` is not running."), "precondition");
         assert_eq!(kind("open `/proc/1/ns`: Too many open files"), "internal");

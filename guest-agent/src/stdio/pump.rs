@@ -4,7 +4,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, Interest};
@@ -18,12 +18,24 @@ const INPUT_CHUNK: usize = 16 * 1024;
 /// backend has not delivered yet.
 const CLOSE_LIMIT: Duration = Duration::from_secs(60);
 
+/// A stream that has data again so soon is busy: its writer makes many small pieces.
+const BUSY: Duration = Duration::from_millis(3);
+/// Time that a busy writer gets to make more, so that frames become large. Each frame costs an exit of the virtual
+/// machine, whatever its size; an interactive stream is never delayed.
+const GATHER: Duration = Duration::from_millis(1);
+
 /// Sends everything from `source` until its end. Without a stream, or once it is broken, the bytes are discarded so that
 /// the process never blocks on a reader that is gone.
 pub async fn output(source: AsyncFd<OwnedFd>, mut stream: Option<Stream>) {
+    let mut sent_at: Option<Instant> = None;
     while let Ok(guard) = source.readable().await {
         drop(guard);
-        match drain(&source, &mut stream).await {
+        if sent_at.is_some_and(|at| at.elapsed() < BUSY) {
+            tokio::time::sleep(GATHER).await;
+        }
+        let end = drain(&source, &mut stream).await;
+        sent_at = Some(Instant::now());
+        match end {
             Ok(More::Later) => {}
             Ok(More::Never) | Err(_) => break,
         }
