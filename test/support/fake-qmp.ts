@@ -3,7 +3,7 @@ import { connect, createServer, type Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import { createTempDir } from "./temp-dir.ts";
 
-export interface QmpRequest {
+interface QmpRequest {
   readonly execute: string;
   readonly arguments?: unknown;
   readonly id: number;

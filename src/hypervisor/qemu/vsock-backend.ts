@@ -30,7 +30,7 @@ export interface VsockBackend extends AsyncDisposable {
 }
 
 /** The arguments of vhost-device-vsock; paths are relative to the VM's directory, so that they fit into a socket address. */
-export function planVsockBackend(): string[] {
+function planVsockBackend(): string[] {
   return [`--guest-cid=${guestCid}`, `--socket=${vsockBackendSocketName}`, `--uds-path=${vsockSocketName}`];
 }
 
