@@ -95,13 +95,15 @@ function machine({ machine: type, kernel: { acpi } }: VmConfig): string[] {
   ].flat();
 }
 
-function memoryAndCpus({ memoryMiB, vcpus }: VmConfig): string[] {
+function memoryAndCpus({ machine: type, memoryMiB, vcpus }: VmConfig): string[] {
   const size = `${memoryMiB}M`;
+  // A kernel without ACPI finds its CPUs in the firmware's MP table, where SeaBIOS lists one of each socket.
+  const topology = type === "q35" ? { sockets: vcpus, cores: 1, threads: 1 } : {};
   return [
     // Shared, because the vhost-user helpers map it. A memfd is not limited by the size of /dev/shm.
     ["-object", option("memory-backend-memfd", { id: "mem", size, share: "on" })],
     ["-m", option(undefined, { size })],
-    ["-smp", option(undefined, { cpus: vcpus })],
+    ["-smp", option(undefined, { cpus: vcpus, ...topology })],
   ].flat();
 }
 

@@ -72,7 +72,7 @@ test("planQemu(): q35 under KVM with a kernel of its own, a second disk and a ne
     [
       `-name guest=sb1 ${common}`,
       "-machine q35,usb=off,sata=off,smbus=off,vmport=off,i8042=off,hpet=off,memory-backend=mem,dump-guest-core=off",
-      `${memory("256M")} -smp cpus=4 -accel kvm -cpu host -kernel /proc/self/fd/5 -append quiet ${control}`,
+      `${memory("256M")} -smp cpus=4,sockets=4,cores=1,threads=1 -accel kvm -cpu host -kernel /proc/self/fd/5 -append quiet ${control}`,
       image(6, "virtio-blk-pci,drive=disk-image,werror=report,rerror=report,disable-legacy=on"),
       "-add-fd fd=7,set=7 -blockdev driver=raw,node-name=disk-scratch,read-only=off,file.driver=file,file.filename=/dev/fdset/7",
       "-device virtio-blk-pci,drive=disk-scratch,werror=report,rerror=report,disable-legacy=on",
