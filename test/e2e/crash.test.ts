@@ -127,25 +127,23 @@ describe.skipIf(!isCaisson)("the parts of a sandbox (needs io.containerd.caisson
     expect(await run).toMatchObject({ exitCode: 255 });
   });
 
-  test.for(["virtiofsd", "vhost-device-vsock"])(
-    "SIGKILL of %s ends the sandbox with 255 and nothing is left",
-    async (program) => {
-      const id = containerd.id(program);
-      await using events = await watchEvents(containerd);
-      await using task = await startSleep(program);
-      const helpers = markedProcesses({ marks: [id] }, new RegExp(program)).concat(
-        childrenOf(daemonOf(task), program),
-      );
-      expect(helpers).not.toEqual([]);
-      for (const pid of new Set(helpers)) process.kill(pid, "SIGKILL");
-      const exit = await events.waitFor(
-        ({ topic, content }) => topic === "/tasks/exit" && content["id"] === id,
-      );
+  test.for([
+    { program: "virtiofsd", name: "files" },
+    { program: "vhost-device-vsock", name: "socket" },
+  ])("SIGKILL of $program ends the sandbox with 255 and nothing is left", async ({ program, name }) => {
+    const id = containerd.id(name);
+    await using events = await watchEvents(containerd);
+    await using task = await startSleep(name);
+    const helpers = childrenOf(daemonOf(task), program);
+    expect(helpers).not.toEqual([]);
+    for (const pid of helpers) process.kill(pid, "SIGKILL");
+    const exit = await events.waitFor(
+      ({ topic, content }) => topic === "/tasks/exit" && content["id"] === id,
+    );
 
-      expect(exit.content).toMatchObject({ exit_status: 255 });
-      await removeContainer(id);
-    },
-  );
+    expect(exit.content).toMatchObject({ exit_status: 255 });
+    await removeContainer(id);
+  });
 
   test("SIGKILL ends a task whose QEMU hangs", async () => {
     const id = containerd.id("hung");

@@ -1,4 +1,4 @@
-import { createReadStream } from "node:fs";
+import { createReadStream, mkdirSync } from "node:fs";
 import type { Readable } from "node:stream";
 import { text } from "node:stream/consumers";
 import { afterAll, beforeAll, expect, test } from "vitest";
@@ -16,15 +16,16 @@ let big: Digest;
 let small: Digest;
 beforeAll(async () => {
   containerd = await startContainerd();
-  big = writeRandomFile(containerd.dir.join("big"), 64 * mebibyte);
-  small = writeRandomFile(containerd.dir.join("small"), 5 * mebibyte + 13);
+  mkdirSync(containerd.dir.join("random"));
+  big = writeRandomFile(containerd.dir.join("random/big"), 64 * mebibyte);
+  small = writeRandomFile(containerd.dir.join("random/small"), 5 * mebibyte + 13);
 });
 afterAll(() => containerd[Symbol.asyncDispose]());
 checkLeaksAroundEachTest(() => containerd.leakScope());
 
 /** Runs a command in a container that sees the random files at /random. */
 function startRun(name: string, ...command: string[]) {
-  const mount = `type=bind,src=${containerd.dir.path},dst=/random,options=rbind:ro`;
+  const mount = `type=bind,src=${containerd.dir.join("random")},dst=/random,options=rbind:ro`;
   const args = containerd.runArgs(["--rm", "--mount", mount], containerd.id(name), ...command);
   return start(containerd.ctrArgv(...args), { timeoutMs });
 }
@@ -81,7 +82,7 @@ test("stderr arrives while nobody reads stdout", async () => {
 test("64 MiB of stdin arrive exactly, and the end of file too", async () => {
   // With runc too, ctr now and then loses the output's end when init exits in the moment of CloseIO; so it does not.
   await using run = startRun("stdin", "sh", "-c", "cat; echo over >&2");
-  createReadStream(containerd.dir.join("big")).pipe(run.stdin);
+  createReadStream(containerd.dir.join("random/big")).pipe(run.stdin);
   const [stdout] = await Promise.all([digest(run.stdout), digest(run.stderr)]);
 
   expect(stdout).toEqual(big);
@@ -100,7 +101,7 @@ test("the end of file arrives on a stdin without a byte", async () => {
 
 test("a process that never reads its stdin ends all the same", async () => {
   await using run = startRun("unread-stdin", "sh", "-c", "echo over");
-  createReadStream(containerd.dir.join("big")).pipe(run.stdin);
+  createReadStream(containerd.dir.join("random/big")).pipe(run.stdin);
   const [stdout] = await Promise.all([digest(run.stdout), digest(run.stderr)]);
 
   expect(stdout.sizeBytes).toBe("over\n".length);

@@ -6,6 +6,8 @@ export interface PtyOptions {
   readonly columns?: number;
   readonly rows?: number;
   readonly timeoutMs?: number;
+  /** Shell text that runs before the command line, on the same terminal. */
+  readonly before?: string;
 }
 
 /** A shell command line on a terminal of its own. */
@@ -28,7 +30,7 @@ export interface Pty extends AsyncDisposable {
  * The size is set inside before the command runs, and later from outside through the terminal's device.
  */
 export function startOnPty(commandLine: string, options: PtyOptions = {}): Pty {
-  const size = `stty columns ${options.columns ?? 80} rows ${options.rows ?? 24}`;
+  const size = `stty columns ${options.columns ?? 80} rows ${options.rows ?? 24}; ${options.before ?? ":"}`;
   const running = start(
     ["script", "--quiet", "--flush", "--return", "--command", `${size}; ${commandLine}`, "/dev/null"],
     {

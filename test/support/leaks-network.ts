@@ -9,13 +9,15 @@ interface Namespace {
   /** How to get in: a path, or undefined for ours. */
   readonly path: string | undefined;
   readonly text: string;
+  /** Held by nothing but a process. */
+  readonly mayEnd: boolean;
 }
 
 /** Network namespaces kept by a name, a mount or a process, the links in each, and their ingress hooks. */
 export async function findNetwork(scope: LeakScope): Promise<Thing[]> {
   const namespaces = findNamespaces();
   const inside = await Promise.all(
-    [{ id: "", path: undefined, text: "here" }, ...namespaces].map(listInside(scope)),
+    [{ id: "", path: undefined, text: "here", mayEnd: false }, ...namespaces].map(listInside(scope)),
   );
   const things = namespaces.map(
     (namespace): Thing => ({
@@ -23,6 +25,7 @@ export async function findNetwork(scope: LeakScope): Promise<Thing[]> {
       key: namespace.id,
       text: `${namespace.id}, ${namespace.text}`,
       isMarked: isMarked(scope, namespace.text),
+      mayEnd: namespace.mayEnd,
     }),
   );
   return [...things, ...inside.flat()];
@@ -37,14 +40,19 @@ function findNamespaces(): Namespace[] {
     const [, , , root = "", point = ""] = line.split(" ");
     if (!root.startsWith("net:[")) continue;
     const path = decodeMountPath(point);
-    found.set(root, { id: root, path, text: `mounted at ${path}` });
+    found.set(root, { id: root, path, text: `mounted at ${path}`, mayEnd: false });
   }
   for (const pid of readdirSync("/proc").filter((name) => /^\d+$/.test(name))) {
     try {
       const id = readlinkSync(`/proc/${pid}/ns/net`);
       if (found.has(id)) continue;
       const words = readFileSync(`/proc/${pid}/cmdline`, "latin1").replaceAll("\0", " ").trim();
-      found.set(id, { id, path: `/proc/${pid}/ns/net`, text: `held by pid ${pid}: ${words.slice(0, 200)}` });
+      found.set(id, {
+        id,
+        path: `/proc/${pid}/ns/net`,
+        text: `held by pid ${pid}: ${words.slice(0, 200)}`,
+        mayEnd: true,
+      });
     } catch {
       // The process ended, or is a zombie and has no namespaces any more.
     }
@@ -72,6 +80,7 @@ function listInside(scope: LeakScope) {
             key: `${namespace.id}/${String(link["ifindex"])}/${String(link["ifname"])}`,
             text: `${name} ${where}`,
             isMarked: owned || isMarked(scope, name),
+            mayEnd: namespace.mayEnd,
           };
         }),
       ...qdiscs

@@ -29,6 +29,9 @@ export const kinds = [
 
 export type Kind = (typeof kinds)[number];
 
+/** Taking these away is damage; that a process, a socket or a file of ours ended is not. */
+export const keptKinds: readonly Kind[] = ["mount", "link", "network namespace", "block device", "user"];
+
 /** One thing found. `key` is its identity; a thing replaced by another of the same name has another key. */
 export interface Thing {
   readonly kind: Kind;
@@ -37,6 +40,8 @@ export interface Thing {
   readonly text: string;
   /** Whether a mark of the scope shows that it is ours. */
   readonly isMarked: boolean;
+  /** Its end is no damage although it is of a kept kind: it lives only as long as some process does. */
+  readonly mayEnd?: boolean;
 }
 
 /** Where the product keeps things that every user of the machine shares. */
