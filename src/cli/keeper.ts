@@ -70,7 +70,7 @@ async function openDirectory(directory: string): Promise<FileHandle | undefined>
   );
 }
 
-/** Undefined when somebody else listens there, or did and died. */
+/** Undefined when somebody else listens there, or did and died, or the directory is being removed. */
 async function listen(path: string, directory: FileHandle): Promise<Keeper | undefined> {
   const waiting = new Set<Socket>();
   const server = createServer((socket) => {
@@ -83,7 +83,7 @@ async function listen(path: string, directory: FileHandle): Promise<Keeper | und
   });
   server.unref();
   const failure = await listening(server, path);
-  if (failure === "EADDRINUSE") return undefined;
+  if (failure === "taken") return undefined;
   if (failure !== undefined) {
     await directory.close();
     throw failure;
@@ -98,9 +98,11 @@ async function listen(path: string, directory: FileHandle): Promise<Keeper | und
   return { [Symbol.asyncDispose]: () => (closing ??= close()) };
 }
 
-function listening(server: Server, path: string): Promise<Error | "EADDRINUSE" | undefined> {
+function listening(server: Server, path: string): Promise<Error | "taken" | undefined> {
   return new Promise((resolve) => {
-    server.once("error", (error) => resolve(errnoOf(error) === "EADDRINUSE" ? "EADDRINUSE" : error));
+    server.once("error", (error) => {
+      resolve(["EADDRINUSE", "ENOENT"].includes(errnoOf(error) ?? "") ? "taken" : error);
+    });
     server.listen(path, () => resolve(undefined));
   });
 }
@@ -111,6 +113,7 @@ function waitForHolder(
   { signal, onHeld }: { signal?: AbortSignal; onHeld?: () => void },
 ): Promise<"ended" | "stale"> {
   return new Promise((resolve, reject) => {
+    signal?.throwIfAborted();
     const socket = connect(path, onHeld);
     const onAbort = () => socket.destroy();
     signal?.addEventListener("abort", onAbort, { once: true });
