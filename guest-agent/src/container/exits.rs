@@ -20,7 +20,7 @@ impl Container {
         // Not found: deletion is refused while it runs, so it is there.
         let _ = self.with_process(&exec_id, |process| {
             process.state = State::Stopped;
-            process.endpoints.abandon_unopened();
+            process.endpoints.process_ended();
             Ok(())
         });
         self.events.exit(&self.id, &exec_id, status);
@@ -45,7 +45,7 @@ impl Container {
         {
             let mut inner = lock(&self.inner);
             inner.init.state = State::Stopped;
-            inner.init.endpoints.abandon_unopened();
+            inner.init.endpoints.process_ended();
             inner.paused = false;
             if let Some(task) = inner.oom_watch.take() {
                 task.abort();

@@ -7,6 +7,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::hello::Kind;
@@ -32,6 +33,8 @@ pub struct Endpoints {
     stdin: Slot,
     stdout: Slot,
     stderr: Slot,
+    /// Whether the process has ended; every output waits for it, to set its mark.
+    exited: watch::Sender<bool>,
 }
 
 /// One stream. It moves when both its descriptor and its connection are there; either may come first.
@@ -67,7 +70,7 @@ impl Endpoints {
             if stdio.stdin {
                 stdin = Slot::Waiting(None);
             }
-            return Ok((Self { stdin, stdout, stderr }, child));
+            return Ok((Self::assemble(stdin, stdout, stderr), child));
         }
         if stdio.stdin {
             let (reader, writer) = pipe()?;
@@ -84,19 +87,29 @@ impl Endpoints {
             set_nonblocking(&reader)?;
             (child.stderr, stderr) = (Some(writer), Slot::Waiting(Some(reader)));
         }
-        Ok((Self { stdin, stdout, stderr }, child))
+        Ok((Self::assemble(stdin, stdout, stderr), child))
+    }
+
+    fn assemble(stdin: Slot, stdout: Slot, stderr: Slot) -> Self {
+        Self {
+            stdin,
+            stdout,
+            stderr,
+            exited: watch::Sender::new(false),
+        }
     }
 
     /// Hands over the terminal; `declared` says which streams the host will open.
     pub fn attach_terminal(&mut self, master: &OwnedFd, declared: &Stdio) -> Result<()> {
         let duplicate = || master.try_clone().context(|| "duplicate the terminal".into());
         set_nonblocking(master)?;
-        self.stdout.provide(Kind::Stdout, duplicate()?)?;
+        self.stdout
+            .provide(Kind::Stdout, duplicate()?, self.exited.subscribe())?;
         if declared.stdin {
-            self.stdin.provide(Kind::Stdin, duplicate()?)?;
+            self.stdin.provide(Kind::Stdin, duplicate()?, self.exited.subscribe())?;
         }
         if !declared.stdout {
-            self.stdout.abandon(Kind::Stdout);
+            self.abandon(Kind::Stdout);
         }
         Ok(())
     }
@@ -111,10 +124,11 @@ impl Endpoints {
 
     /// Gives a reserved stream its connection; `None` when it broke, then the data is discarded.
     pub fn connect(&mut self, kind: Kind, stream: Option<Stream>) -> Result<()> {
+        let exited = self.exited.subscribe();
         let slot = self.slot(kind);
         let Slot::Opening(fd) = slot else { return Ok(()) };
         match fd.take() {
-            Some(fd) => slot.start(kind, fd, stream),
+            Some(fd) => slot.start(kind, fd, stream, exited),
             None => {
                 *slot = Slot::Connected(stream);
                 Ok(())
@@ -122,11 +136,17 @@ impl Endpoints {
         }
     }
 
-    /// The process has ended: what nobody has opened is discarded from here on.
-    pub fn abandon_unopened(&mut self) {
-        self.stdin.abandon(Kind::Stdin);
-        self.stdout.abandon(Kind::Stdout);
-        self.stderr.abandon(Kind::Stderr);
+    /// The process has ended: its outputs get their marks, and what nobody has opened is discarded from here on.
+    pub fn process_ended(&mut self) {
+        self.exited.send_replace(true);
+        for kind in [Kind::Stdin, Kind::Stdout, Kind::Stderr] {
+            self.abandon(kind);
+        }
+    }
+
+    fn abandon(&mut self, kind: Kind) {
+        let exited = self.exited.subscribe();
+        self.slot(kind).abandon(kind, exited);
     }
 
     /// No terminal will come: ends the streams that wait for one.
@@ -137,8 +157,9 @@ impl Endpoints {
         for slot in [&mut self.stdout, &mut self.stderr] {
             if let Slot::Connected(stream) = slot {
                 let stream = stream.take();
+                let exited = self.exited.subscribe();
                 *slot = match ended_source() {
-                    Ok(source) => Slot::Moving(tokio::spawn(pump::output(source, stream)).abort_handle()),
+                    Ok(source) => Slot::Moving(tokio::spawn(pump::output(source, stream, exited)).abort_handle()),
                     Err(_) => Slot::Closed,
                 };
             }
@@ -156,19 +177,19 @@ impl Endpoints {
 
 impl Slot {
     /// Takes the descriptor and starts when the connection is there.
-    fn provide(&mut self, kind: Kind, fd: OwnedFd) -> Result<()> {
+    fn provide(&mut self, kind: Kind, fd: OwnedFd, exited: watch::Receiver<bool>) -> Result<()> {
         match self {
             Slot::Waiting(place) | Slot::Opening(place) => *place = Some(fd),
             Slot::Connected(stream) => {
                 let stream = stream.take();
-                self.start(kind, fd, stream)?;
+                self.start(kind, fd, stream, exited)?;
             }
             Slot::Closed | Slot::Moving(_) => {}
         }
         Ok(())
     }
 
-    fn start(&mut self, kind: Kind, fd: OwnedFd, stream: Option<Stream>) -> Result<()> {
+    fn start(&mut self, kind: Kind, fd: OwnedFd, stream: Option<Stream>, exited: watch::Receiver<bool>) -> Result<()> {
         let action = || "poll a stdio descriptor".to_owned();
         let task = match (kind, stream) {
             (Kind::Stdin, Some(stream)) => {
@@ -181,20 +202,20 @@ impl Slot {
             }
             (Kind::Stdout | Kind::Stderr, stream) => {
                 let source = polled::register(fd, Interest::READABLE).context(action)?;
-                tokio::spawn(pump::output(source, stream))
+                tokio::spawn(pump::output(source, stream, exited))
             }
         };
         *self = Slot::Moving(task.abort_handle());
         Ok(())
     }
 
-    fn abandon(&mut self, kind: Kind) {
+    fn abandon(&mut self, kind: Kind, exited: watch::Receiver<bool>) {
         if let Slot::Waiting(fd) = self {
             let fd = fd.take();
             *self = Slot::Closed;
             if let Some(fd) = fd {
                 // Failing to poll leaves the descriptor closed, which also discards.
-                let _ = self.start(kind, fd, None);
+                let _ = self.start(kind, fd, None, exited);
             }
         }
     }

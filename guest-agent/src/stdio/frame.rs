@@ -1,4 +1,5 @@
-//! Frames: a 4-byte big-endian length of 1..=32768 and that many bytes; length 0 is the end of the stream.
+//! Frames: a 4-byte big-endian length of 1..=32768 and that many bytes; length 0 is the end of the stream, length 2^32-1
+//! (only from us) the mark behind everything that the exited process itself has written.
 
 use crate::vsock::WRITE_LIMIT;
 
@@ -10,6 +11,9 @@ pub const PAYLOAD_LIMIT: usize = 32 * 1024;
 pub const OUTPUT_LIMIT: usize = WRITE_LIMIT - HEAD;
 /// The frame that ends a stream.
 pub const END: [u8; HEAD] = [0; HEAD];
+
+/// The frame behind the last byte that the process itself has written.
+pub const EXIT_MARK: [u8; HEAD] = [0xff; HEAD];
 
 /// What a head announces.
 #[derive(Debug, PartialEq, Eq)]

@@ -6,10 +6,12 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, Interest};
+use tokio::sync::watch;
 
-use super::frame::{END, HEAD, Head, OUTPUT_LIMIT, parse_head, seal};
+use super::frame::{END, EXIT_MARK, HEAD, Head, OUTPUT_LIMIT, parse_head, seal};
 use crate::vsock::Stream;
 
 /// Payload bytes of stdin held at once.
@@ -24,17 +26,31 @@ const BUSY: Duration = Duration::from_millis(3);
 /// machine, whatever its size; an interactive stream is never delayed.
 const GATHER: Duration = Duration::from_millis(1);
 
-/// Sends everything from `source` until its end. Without a stream, or once it is broken, the bytes are discarded so that
-/// the process never blocks on a reader that is gone.
-pub async fn output(source: AsyncFd<OwnedFd>, mut stream: Option<Stream>) {
+/// Sends everything from `source` until its end, and the exit mark once the process has ended. Without a stream, or once it
+/// is broken, the bytes are discarded so that the process never blocks on a reader that is gone.
+pub async fn output(source: AsyncFd<OwnedFd>, mut stream: Option<Stream>, mut exited: watch::Receiver<bool>) {
+    let mut marked = false;
     let mut sent_at: Option<Instant> = None;
-    while let Ok(guard) = source.readable().await {
-        drop(guard);
-        if sent_at.is_some_and(|at| at.elapsed() < BUSY) {
-            tokio::time::sleep(GATHER).await;
-        }
-        let end = drain(&source, &mut stream).await;
-        sent_at = Some(Instant::now());
+    loop {
+        let end = tokio::select! {
+            ready = source.readable() => {
+                let Ok(mut guard) = ready else { break };
+                if sent_at.is_some_and(|at| at.elapsed() < BUSY) {
+                    tokio::time::sleep(GATHER).await;
+                }
+                let end = drain(&source, &mut stream).await;
+                sent_at = Some(Instant::now());
+                // What comes after the last read is a new event, which this does not clear.
+                guard.clear_ready();
+                end
+            }
+            () = ended(&mut exited), if !marked => {
+                marked = true;
+                let end = drain(&source, &mut stream).await;
+                send(&mut stream, &EXIT_MARK).await;
+                end
+            }
+        };
         match end {
             Ok(More::Later) => {}
             Ok(More::Never) | Err(_) => break,
@@ -49,32 +65,39 @@ pub async fn output(source: AsyncFd<OwnedFd>, mut stream: Option<Stream>) {
     }
 }
 
+/// Resolves when the process has ended (or the endpoints are gone, and the task with them).
+async fn ended(exited: &mut watch::Receiver<bool>) {
+    let _ = exited.wait_for(|ended| *ended).await;
+}
+
 /// Whether a source may have more data.
 enum More {
     Later,
     Never,
 }
 
-/// Forwards what `source` has now.
+/// Forwards what `source` has now, until reading would block.
 async fn drain(source: &AsyncFd<OwnedFd>, stream: &mut Option<Stream>) -> io::Result<More> {
     let mut frame = vec![0; HEAD + OUTPUT_LIMIT];
     loop {
-        let mut guard = source.readable().await?;
-        let read = guard.try_io(|fd| nix::unistd::read(fd.get_ref(), &mut frame[HEAD..]).map_err(io::Error::from));
-        let length = match read {
-            Err(_would_block) => return Ok(More::Later),
-            Ok(Ok(0)) => return Ok(More::Never),
-            Ok(Ok(length)) => length,
-            Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => continue,
+        match nix::unistd::read(source.get_ref(), &mut frame[HEAD..]) {
+            Ok(0) => return Ok(More::Never),
+            Ok(length) => send(stream, seal(&mut frame, length)).await,
+            Err(Errno::EAGAIN) => return Ok(More::Later),
+            Err(Errno::EINTR) => {}
             // A terminal whose other side is closed, everything read.
-            Ok(Err(error)) if error.raw_os_error() == Some(libc::EIO) => return Ok(More::Never),
-            Ok(Err(error)) => return Err(error),
-        };
-        if let Some(open) = stream
-            && open.send(seal(&mut frame, length)).await.is_err()
-        {
-            *stream = None;
+            Err(Errno::EIO) => return Ok(More::Never),
+            Err(errno) => return Err(errno.into()),
         }
+    }
+}
+
+/// Sends a frame, or forgets a stream that is broken.
+async fn send(stream: &mut Option<Stream>, frame: &[u8]) {
+    if let Some(open) = stream
+        && open.send(frame).await.is_err()
+    {
+        *stream = None;
     }
 }
 
