@@ -3,6 +3,9 @@ import { join } from "node:path";
 import { createLog, type Log } from "../base/log.ts";
 import { errnoOf } from "../base/errors.ts";
 
+/** Most that one daemon writes to a plain file. */
+const maxFileBytes = 16 * 1024 * 1024;
+
 /**
  * The daemon's log goes to the `log` FIFO of its first bundle, which containerd copies to its own log; for a sandbox of
  * our own command line `log` is a plain file. Lines that would block are dropped and counted.
@@ -10,18 +13,26 @@ import { errnoOf } from "../base/errors.ts";
 export class LogDestination {
   readonly #fd: number | undefined;
   #dropped = 0;
+  #bytesLeft: number;
 
   constructor(bundle: string) {
     this.#fd = open(join(bundle, "log"));
+    const isFile = this.#fd !== undefined && fstatSync(this.#fd).isFile();
+    this.#bytesLeft = isFile ? maxFileBytes : Number.POSITIVE_INFINITY;
   }
 
-  /** Lines dropped because nobody read. */
+  /** Lines dropped because nobody read, or the file was full. */
   get dropped(): number {
     return this.#dropped;
   }
 
   write(line: string): void {
     if (this.#fd === undefined) return;
+    this.#bytesLeft -= Buffer.byteLength(line);
+    if (this.#bytesLeft < 0) {
+      this.#dropped++;
+      return;
+    }
     try {
       writeSync(this.#fd, line);
     } catch {

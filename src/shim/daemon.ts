@@ -1,11 +1,10 @@
-import { randomBytes } from "node:crypto";
-import { rename, rm } from "node:fs/promises";
-import { connect, Socket } from "node:net";
-import { codeOf, describe, RuntimeError } from "../base/errors.ts";
+import { Socket } from "node:net";
+import { codeOf, describe } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import { within } from "../base/scope.ts";
 import { TtrpcServer } from "../ttrpc/server.ts";
 import { bindService } from "../ttrpc/service.ts";
+import { bindSocket } from "./bind-socket.ts";
 import { createDaemonLog, LogDestination } from "./daemon-log.ts";
 import { toTaskEvent } from "./events.ts";
 import { type DaemonReply, type DaemonRequest, Handshake } from "./handshake.ts";
@@ -14,7 +13,6 @@ import type { ShimParts } from "./parts.ts";
 import { Publisher } from "./publisher.ts";
 import { shimMethods, shimServiceName } from "./shim-api.ts";
 import { shimService } from "./shim-service.ts";
-import { isNobodyThere } from "./socket-path.ts";
 import { taskMethods, taskServiceNames } from "./task-api.ts";
 import { taskService } from "./task-service.ts";
 
@@ -37,7 +35,7 @@ export async function runDaemon(parts: ShimParts): Promise<void> {
     // The first bundle may be gone long before the daemon is.
     process.chdir("/");
     const { log, server } = await assemble(request, parts);
-    const isBound = await bind(server, request.socketPath);
+    const isBound = await bindSocket(server, request.socketPath);
     handshake.send({ tag: isBound ? "ready" : "taken" } satisfies DaemonReply);
     const isKnown = isBound && (await handshake.receive()) !== undefined;
     await handshake.end();
@@ -77,9 +75,14 @@ async function assemble(
     await publisher.close(flushTimeoutMs);
     log.info({ droppedLines: destination.dropped }, "daemon ends");
     await server.close(closeServerTimeoutMs);
-    process.exit(0);
   };
-  const life = new Life({ sandbox, log, onEnd: () => void end() });
+  const exitAfterEnd = () => {
+    // What a failing end leaves behind is found by `delete` in the journal.
+    void end()
+      .catch((error: unknown) => log.error(describe(error)))
+      .finally(() => process.exit(0));
+  };
+  const life = new Life({ sandbox, log, onEnd: exitAfterEnd });
   life.announce(request.containerId);
   for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => life.end());
 
@@ -103,49 +106,4 @@ function keepAlive(log: Log): void {
     });
   }
   process.on("SIGHUP", () => {});
-}
-
-/** Serves at `path`, in place of a socket that nobody serves any more. False: somebody does. */
-async function bind(server: TtrpcServer, path: string): Promise<boolean> {
-  for (let attempt = 0; attempt < 3; attempt++) {
-    try {
-      await server.listen(path);
-      return true;
-    } catch (error) {
-      if (codeOf(error) !== "already_exists") throw error;
-    }
-    if (await isServed(path)) return false;
-    await removeStale(path);
-  }
-  throw new RuntimeError(
-    "unavailable",
-    `Cannot listen on "${path}": a socket without a server comes back again and again`,
-  );
-}
-
-/** Takes the socket away and looks again: another daemon may have bound it since it was found stale. */
-async function removeStale(path: string): Promise<void> {
-  const aside = `${path}.${randomBytes(3).toString("hex")}`;
-  try {
-    await rename(path, aside);
-  } catch (error) {
-    if (isNobodyThere(error)) return;
-    throw error;
-  }
-  if (await isServed(aside)) await rename(aside, path);
-  else await rm(aside, { force: true });
-}
-
-function isServed(path: string): Promise<boolean> {
-  return new Promise((resolve, reject) => {
-    const socket = connect(path);
-    socket.once("connect", () => {
-      socket.destroy();
-      resolve(true);
-    });
-    socket.once("error", (error) => {
-      if (isNobodyThere(error)) resolve(false);
-      else reject(error);
-    });
-  });
 }

@@ -13,9 +13,9 @@ import { readRecord, removeRecord, type ShimRecord } from "./record.ts";
 import { isNobodyThere, socketPath } from "./socket-path.ts";
 
 /** containerd kills us after 5 s; all waits together stay below 3 s. */
-const removeTimeoutMs = 1200;
-const endTimeoutMs = 1200;
-const killTimeoutMs = 300;
+const removeTimeoutMs = 1700;
+const endTimeoutMs = 1000;
+const killTimeoutMs = 150;
 
 /** 128 + SIGKILL: what containerd reports for a task whose shim is gone. */
 const killedExitStatus = 137;

@@ -1,7 +1,7 @@
 import { containerd, google } from "../gen/bootstrap.js";
 import { version } from "./version.ts";
 
-export const runtimeName = "io.containerd.caisson.v2";
+const runtimeName = "io.containerd.caisson.v2";
 
 const featuresTypeUrl = "types.containerd.io/opencontainers/runtime-spec/1/features/Features";
 

@@ -2,7 +2,7 @@ import type { Log } from "../base/log.ts";
 import type { Config } from "../config/config.ts";
 import type { Sandbox, SandboxEvent } from "../sandbox/model.ts";
 
-export interface SandboxOptions {
+interface SandboxOptions {
   readonly namespace: string;
   readonly sandboxId: string;
   readonly config: Config;
@@ -11,7 +11,7 @@ export interface SandboxOptions {
   readonly emit: (event: SandboxEvent) => void;
 }
 
-export interface RemoveSandboxOptions {
+interface RemoveSandboxOptions {
   readonly stateDirectory: string;
   readonly namespace: string;
   readonly sandboxId: string;

@@ -1,6 +1,7 @@
 import { spawn } from "node:child_process";
 import type { Duplex } from "node:stream";
 import { RuntimeError } from "../base/errors.ts";
+import { within } from "../base/scope.ts";
 import { type DaemonReply, type DaemonRequest, Handshake } from "./handshake.ts";
 
 export interface SpawnedDaemon {
@@ -8,6 +9,8 @@ export interface SpawnedDaemon {
   /** Lets the daemon live on; without it, it ends with us. */
   release(): Promise<void>;
 }
+
+const startTimeoutMs = 20_000;
 
 /** As the launcher runs Node; the inspector must not open on SIGUSR1, and warnings have no reader. */
 const nodeFlags = [...new Set([...process.execArgv, "--no-warnings", "--disable-sigusr1"])];
@@ -44,7 +47,14 @@ export async function spawnDaemon(
   await spawned;
   const handshake = new Handshake(child.stdio[3] as Duplex);
   handshake.send(request);
-  const reply = await handshake.receive<DaemonReply>();
+  const reply = await within(handshake.receive<DaemonReply>(), startTimeoutMs, "late" as const);
+  if (reply === "late") {
+    child.kill("SIGKILL");
+    throw new RuntimeError(
+      "deadline_exceeded",
+      `Cannot start the daemon: it does not serve within ${startTimeoutMs} ms`,
+    );
+  }
   switch (reply?.tag) {
     case "ready":
       return {

@@ -65,12 +65,6 @@ export class Channel {
     this.#socket.destroy();
   }
 
-  /** Lets the process end although the connection is open, or not. */
-  setKeepsProcessAlive(value: boolean): void {
-    if (value) this.#socket.ref();
-    else this.#socket.unref();
-  }
-
   #receive(chunk: Buffer): void {
     for (const frame of this.#decoder.push(chunk)) {
       this.#stopFrameTimer();

@@ -3,7 +3,7 @@
  * most 4 MiB), 4-7 the stream id (odd, rising per connection), 8 the type, 9 flags.
  */
 
-export const headerLength = 10;
+const headerLength = 10;
 export const maxDataLength = 4 * 1024 * 1024;
 
 export const frameType = { request: 1, response: 2, data: 3 } as const;

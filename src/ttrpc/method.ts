@@ -23,7 +23,7 @@ export function method<RequestIn, RequestOut, ResponseIn, ResponseOut>(
 }
 
 // oxlint-disable-next-line typescript/no-explicit-any -- the only type that stands for every method in a constraint
-export type AnyMethod = Method<any, any, any, any>;
+type AnyMethod = Method<any, any, any, any>;
 
 /** Methods of a service by the name of their handler. */
 export type MethodTable = Readonly<Record<string, AnyMethod>>;

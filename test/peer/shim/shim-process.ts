@@ -16,7 +16,7 @@ export interface Outcome {
   readonly milliseconds: number;
 }
 
-export interface CommandOptions {
+interface CommandOptions {
   readonly id: string;
   readonly stdin?: Uint8Array;
   readonly environment?: Readonly<Record<string, string>>;

@@ -1,8 +1,8 @@
-import { execFileSync } from "node:child_process";
 import { once } from "node:events";
 import { constants, openSync, readFileSync } from "node:fs";
 import { Socket } from "node:net";
 import { expect, test } from "vitest";
+import { exec } from "../../../src/base/exec.ts";
 import { isAlive, signalProcess } from "../../../src/base/processes.ts";
 import { containerd } from "../../../src/gen/containerd.js";
 import { taskMethods, taskServiceNames } from "../../../src/shim/task-api.ts";
@@ -260,7 +260,7 @@ test("the log FIFO is written to, and nobody reading it stops nothing", async ()
   await using shim = createShimProcess();
   const bundle = shim.makeBundle("a", ["sleep"]);
   const fifo = `${bundle}/log`;
-  execFileSync("mkfifo", [fifo]);
+  await exec(["mkfifo", fifo]);
   const reader = new Socket({ fd: openSync(fifo, constants.O_RDWR | constants.O_NONBLOCK) });
   const { client } = await shim.start({ id: "a" });
   const [line] = (await once(reader, "data")) as [Buffer];

@@ -6,7 +6,8 @@ import { createTempDir } from "../../support/temp-dir.ts";
 async function groupOfSpec(text: string | undefined): Promise<string> {
   await using dir = createTempDir();
   if (text !== undefined) writeFileSync(dir.join("config.json"), text);
-  return groupOf(dir.path, "own");
+  // Awaited here: the directory goes when this returns.
+  return await groupOf(dir.path, "own");
 }
 
 const annotated = (annotations: object) => JSON.stringify({ annotations });
