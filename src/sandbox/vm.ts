@@ -71,7 +71,7 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
   const accelerator = chooseAccelerator(config.accel, host);
   if (accelerator === "tcg")
     log.warn("accelerator tcg: software emulation is for development and tests and is no security boundary");
-  const user = { uid, gid: host.kvm.tag === "group" ? host.kvm.gid : uid };
+  const user = { uid, gid: uid };
 
   await mkdir(paths.vm, { mode: 0o700 });
   await chown(paths.vm, user.uid, user.gid);

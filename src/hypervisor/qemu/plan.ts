@@ -90,6 +90,9 @@ function machine({ machine: type, kernel: { acpi } }: VmConfig): string[] {
   const timers = { rtc: "on", pit: "on", pic: "on" };
   return [
     ["-machine", option("microvm", { acpi: acpi ? "on" : "off", ...timers, ...common })],
+    // The small firmware made for this machine. Where a distribution's default is SeaBIOS (Debian 13), ACPI tables and initrd
+    // end up at one address.
+    ["-bios", "qboot.rom"],
     // vhost-user devices refuse the legacy interface of virtio-mmio, which is still the default.
     ["-global", "virtio-mmio.force-legacy=false"],
   ].flat();

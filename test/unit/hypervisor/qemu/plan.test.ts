@@ -39,6 +39,7 @@ test("planQemu(): microvm under TCG with Debian's kernel", () => {
     [
       `-name guest=sb1 ${common}`,
       "-machine microvm,acpi=on,rtc=on,pit=on,pic=on,memory-backend=mem,dump-guest-core=off",
+      "-bios qboot.rom",
       "-global virtio-mmio.force-legacy=false",
       `${memory("256M")} -smp cpus=1 -accel tcg,thread=multi,tb-size=128 -cpu max`,
       `-kernel /proc/self/fd/5 -initrd /proc/self/fd/6 ${control}`,
