@@ -1,4 +1,5 @@
-import { readFileSync } from "node:fs";
+import { readFileSync, realpathSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
 import { RuntimeError } from "../base/errors.ts";
 import { exec } from "../base/exec.ts";
 
@@ -62,30 +63,42 @@ export interface BindOptions {
   readonly readOnly?: boolean;
 }
 
-/** Binds a file or directory onto an existing target of the same kind. */
+/**
+ * Binds a file or directory onto an existing target of the same kind. Read-only holds for the mounts below it too.
+ *
+ * The new mount is private: as a peer of a shared source, its unmounting would also unmount what is mounted below the
+ * source itself (mount_namespaces(7)).
+ */
 export async function bindMount(source: string, target: string, options: BindOptions = {}): Promise<void> {
-  await run([
-    "mount",
-    "--no-mtab",
-    "--no-canonicalize",
-    options.recursive ? "--rbind" : "--bind",
-    "--",
-    source,
-    target,
-  ]);
-  // The kernel ignores flags of the binding call itself (mount(2)); a second one sets them on the new mount.
-  if (options.readOnly)
-    await run(["mount", "--no-mtab", "--no-canonicalize", "-o", "remount,bind,ro", "--", target]);
+  const how = options.recursive ? ["--rbind", "--make-rprivate"] : ["--bind", "--make-private"];
+  await run(["mount", "--no-mtab", "--no-canonicalize", ...how, "--", source, target]);
+  if (!options.readOnly) return;
+  // The kernel ignores flags of the binding call itself (mount(2)); a second one sets them, on one mount each.
+  for (const point of mountsBelow(target)) await remountReadOnly(point);
 }
 
-/** Makes `path` a mount of its own whose later child mounts propagate to other namespaces (mount_namespaces(7)). */
-export async function makeShared(path: string): Promise<void> {
-  await run(["mount", "--no-mtab", "--bind", "--make-shared", "--", path, path]);
+/** Binds a private mount and what is mounted below it at `target`, with all their flags. */
+export async function cloneMount(source: string, target: string): Promise<void> {
+  await run(["mount", "--no-mtab", "--no-canonicalize", "--rbind", "--", source, target]);
+}
+
+/**
+ * Binds `source` at `target`, read-only, so that later child mounts of `target` propagate to other namespaces but not to
+ * the peers of `source` (mount_namespaces(7)).
+ */
+export async function bindReadOnlyShared(source: string, target: string): Promise<void> {
+  await run(["mount", "--no-mtab", "--bind", "--make-private", "--make-shared", "--", source, target]);
+  await remountReadOnly(target);
+}
+
+async function remountReadOnly(target: string): Promise<void> {
+  await run(["mount", "--no-mtab", "--no-canonicalize", "-o", "remount,bind,ro", "--", target]);
 }
 
 /** Unmounts one mount point; not being mounted is success. Busy mounts are detached. */
 export async function unmount(path: string): Promise<void> {
-  if (!listMounts().some((entry) => entry.mountPoint === path)) return;
+  const resolved = resolveParent(path);
+  if (!listMounts().some((entry) => entry.mountPoint === resolved)) return;
   await run(["umount", "--no-canonicalize", "--lazy", "--", path]);
 }
 
@@ -95,7 +108,12 @@ export async function unmountAllBelow(directory: string): Promise<void> {
   for (let round = 0; round < 16; round++) {
     const found = mountsBelow(directory);
     if (found.length === 0) return;
-    await run(["umount", "--no-canonicalize", "--lazy", "--", ...found.slice(0, 200)]);
+    try {
+      await run(["umount", "--no-canonicalize", "--lazy", "--", ...found.slice(0, 200)]);
+    } catch (error) {
+      // One may go with another, through propagation; only no progress at all is a failure.
+      if (mountsBelow(directory).length >= found.length) throw error;
+    }
   }
   throw new RuntimeError(
     "internal",
@@ -105,10 +123,23 @@ export async function unmountAllBelow(directory: string): Promise<void> {
 
 /** Mount points at or below `directory`, each once, the latest first. */
 export function mountsBelow(directory: string): string[] {
+  const resolved = resolveParent(directory);
   const points = listMounts()
     .map((entry) => entry.mountPoint)
-    .filter((point) => point === directory || point.startsWith(`${directory}/`));
+    .filter((point) => point === resolved || point.startsWith(`${resolved}/`));
   return [...new Set(points.reverse())];
+}
+
+/**
+ * The path as the kernel has it in mountinfo, without symbolic links (/var/run). The last component stays as it is: it may
+ * be a file system that does not answer any more.
+ */
+function resolveParent(path: string): string {
+  try {
+    return join(realpathSync(dirname(path)), basename(path));
+  } catch {
+    return path;
+  }
 }
 
 async function run(argv: readonly string[]): Promise<void> {

@@ -3,17 +3,19 @@ import { mkdir, open, readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { RuntimeError } from "../base/errors.ts";
 import { ignore, removeDirectory, removeFile, systemErrorCode } from "../base/files.ts";
-import { bindMount, makeShared, unmount, unmountAllBelow } from "./mount.ts";
+import { bindMount, bindReadOnlyShared, cloneMount, unmount, unmountAllBelow } from "./mount.ts";
 
 /**
  * The directory that one sandbox's guest sees through virtio-fs (tag "caisson").
  *
- *   <directory>/shared/                 a mount of its own, shared, so that mounts made later reach virtiofsd
- *   <directory>/shared/<container>/rootfs
- *   <directory>/shared/<container>/mounts/<n>   bind sources, a directory or a file each
- *   <directory>/staging                 where a read-only bind gets its flag before the guest can see it
+ *   <directory>/skeleton/<container>/rootfs      the mount points, made and removed by the host
+ *   <directory>/skeleton/<container>/mounts/<n>  a directory or a file for each bind source
+ *   <directory>/shared/                          the skeleton, bound read-only; the mounts are made on it. It is a
+ *                                                shared mount, so that mounts made later reach virtiofsd
+ *   <directory>/staging-<container>              where a mount gets its flags before the guest can see it
  *
- * The host makes everything below `shared` before the guest can touch it and never walks the guest's part of it.
+ * The guest can write into the mounts only. Could it write between them, it would choose with a symbolic link or a
+ * rename where on the host the next mount is made, and what its removal deletes. The host never walks into the mounts.
  */
 export interface SharedDir {
   readonly path: string;
@@ -28,52 +30,56 @@ export interface SharedDir {
 /** Name of the share's virtio-fs tag. */
 export const shareTag = "caisson";
 
-export const sharedDirectoryName = "shared";
+const sharedDirectoryName = "shared";
+const skeletonName = "skeleton";
 export const stagingName = "staging";
 
 /** Makes the shared directory of a sandbox in `directory`, which `removeSharedDir` undoes. */
 export async function createSharedDir(directory: string): Promise<SharedDir> {
   const path = join(directory, sharedDirectoryName);
+  const skeleton = join(directory, skeletonName);
   await mkdir(path, { mode: 0o700 });
-  await makeShared(path);
+  await mkdir(skeleton, { mode: 0o700 });
+  await bindReadOnlyShared(skeleton, path);
   const add = async (containerId: string, name: string, source: string, readOnly: boolean) => {
     const relative = join(containerId, name);
-    await expose(source, join(path, relative), readOnly, join(directory, `${stagingName}-${containerId}`));
+    const staging = join(directory, `${stagingName}-${containerId}`);
+    const isDirectory = await kindOf(source);
+    await makeTarget(join(skeleton, relative), isDirectory);
+    await makeTarget(staging, isDirectory);
+    try {
+      await expose(source, staging, join(path, relative), readOnly);
+    } finally {
+      await unmount(staging);
+      await (isDirectory ? removeDirectory(staging) : removeFile(staging));
+    }
     return relative;
   };
   return {
     path,
     addRootfs: (containerId, source, readOnly) => add(containerId, "rootfs", source, readOnly),
     addMount: (containerId, index, source, readOnly) => add(containerId, `mounts/${index}`, source, readOnly),
-    removeContainer: (containerId) => removeContainerShare(path, containerId),
+    removeContainer: (containerId) => removeContainerShare(directory, containerId),
   };
 }
 
 /** Unmounts and removes the shared directory from its place alone. Idempotent. */
 export async function removeSharedDir(directory: string, containerIds: readonly string[]): Promise<void> {
   const path = join(directory, sharedDirectoryName);
-  for (const containerId of containerIds) await removeContainerShare(path, containerId);
+  for (const containerId of containerIds) await removeContainerShare(directory, containerId);
   await unmountAllBelow(path);
   await removeDirectory(path);
+  await removeDirectory(join(directory, skeletonName));
 }
 
 /**
- * Binds `source` at `target`. Read-only is a property of the mount that virtiofsd serves, so the guest cannot lift it;
- * because a later change of a mount's flags does not reach virtiofsd's namespace, the flag is set on a staging mount
- * first and cloned with it.
+ * Shows `source` at `target`. Read-only is a property of the mount that virtiofsd serves, so the guest cannot lift it.
+ * Flags and propagation are set on a staging mount first and cloned with it, because a later change of them does not reach
+ * virtiofsd's namespace.
  */
-async function expose(source: string, target: string, readOnly: boolean, staging: string): Promise<void> {
-  const isDirectory = await kindOf(source);
-  await makeTarget(target, isDirectory);
-  if (!readOnly) return bindMount(source, target, { recursive: true });
-  await makeTarget(staging, isDirectory);
-  try {
-    await bindMount(source, staging, { recursive: true, readOnly: true });
-    await bindMount(staging, target, { recursive: true });
-  } finally {
-    await unmount(staging);
-    await (isDirectory ? removeDirectory(staging) : removeFile(staging));
-  }
+async function expose(source: string, staging: string, target: string, readOnly: boolean): Promise<void> {
+  await bindMount(source, staging, { recursive: true, readOnly });
+  await cloneMount(staging, target);
 }
 
 async function kindOf(source: string): Promise<boolean> {
@@ -96,12 +102,12 @@ async function makeTarget(path: string, isDirectory: boolean): Promise<void> {
   }
 }
 
-async function removeContainerShare(sharedPath: string, containerId: string): Promise<void> {
-  const directory = join(sharedPath, containerId);
-  await unmountAllBelow(directory);
-  await removeDirectory(join(directory, "rootfs"));
-  await removeMountTargets(join(directory, "mounts"));
-  await removeDirectory(directory);
+async function removeContainerShare(directory: string, containerId: string): Promise<void> {
+  await unmountAllBelow(join(directory, sharedDirectoryName, containerId));
+  const mountPoints = join(directory, skeletonName, containerId);
+  await removeDirectory(join(mountPoints, "rootfs"));
+  await removeMountTargets(join(mountPoints, "mounts"));
+  await removeDirectory(mountPoints);
 }
 
 /** The targets are numbered from 0 without gaps; each is an empty directory or an empty file once unmounted. */

@@ -1,0 +1,105 @@
+import { execFileSync } from "node:child_process";
+import { mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { expect, test } from "vitest";
+import { bindMount, mount, unmount, unmountAllBelow } from "../../../src/storage/mount.ts";
+import { createTempDir, mountsBelow } from "../../support/temp-dir.ts";
+
+test("mount() gives a file system its options, without those that only containerd reads", async () => {
+  await using dir = createTempDir();
+  mkdirSync(dir.join("target"));
+
+  await mount("tmpfs", "tmpfs", dir.join("target"), ["size=64k", "ro", "X-containerd.mkfs.fs=ext4"]);
+
+  expect(() => writeFileSync(dir.join("target", "file"), "")).toThrow("EROFS");
+  await unmount(dir.join("target"));
+  await unmount(dir.join("target"));
+  expect(mountsBelow(dir.path)).toEqual([]);
+});
+
+test("mount() of an overlay whose source looks like an option", async () => {
+  await using dir = createTempDir();
+  for (const name of ["-lower", "lower", "target"]) mkdirSync(dir.join(name));
+  writeFileSync(dir.join("-lower", "file"), "layer");
+
+  await mount("overlay", "--help", dir.join("target"), [
+    `lowerdir=${dir.join("-lower")}:${dir.join("lower")}`,
+  ]);
+
+  expect(readFileSync(dir.join("target", "file"), "utf8")).toBe("layer");
+  await unmountAllBelow(dir.join("target"));
+});
+
+test("mount() refuses an option with NUL, and names what mount(8) said of a failure", async () => {
+  await using dir = createTempDir();
+  mkdirSync(dir.join("target"));
+
+  await expect(mount("tmpfs", "tmpfs", dir.join("target"), ["a\0b"])).rejects.toMatchObject({
+    code: "invalid_argument",
+  });
+  await expect(mount("ext4", dir.path, dir.join("target"), [])).rejects.toThrow("is not a block device");
+});
+
+test("a bind that is not recursive leaves out what is mounted below the source", async () => {
+  await using dir = createTempDir();
+  mkdirSync(dir.join("source", "below"), { recursive: true });
+  mkdirSync(dir.join("target"));
+  execFileSync("mount", ["-t", "tmpfs", "none", dir.join("source", "below")]);
+  writeFileSync(dir.join("source", "below", "file"), "");
+
+  await mount("bind", dir.join("source"), dir.join("target"), ["bind", "ro"]);
+
+  expect(readdirSync(dir.join("target", "below"))).toEqual([]);
+  expect(() => writeFileSync(dir.join("target", "file"), "")).toThrow("EROFS");
+});
+
+test("unmountAllBelow() takes stacked, nested and oddly named mounts, and nothing beside them", async () => {
+  await using dir = createTempDir();
+  const odd = dir.join("a", 'sp ace\t"new\nline\\040');
+  for (const path of [dir.join("a"), dir.join("ab")]) mkdirSync(path);
+  for (const target of [dir.join("a"), dir.join("a"), dir.join("ab")]) {
+    execFileSync("mount", ["-t", "tmpfs", "none", target]);
+  }
+  mkdirSync(odd);
+  execFileSync("mount", ["-t", "tmpfs", "none", odd]);
+
+  await unmountAllBelow(dir.join("a"));
+  await unmountAllBelow(dir.join("a"));
+
+  expect(mountsBelow(dir.path)).toEqual([dir.join("ab")]);
+});
+
+test("unmountAllBelow() goes on when a mount goes away with another one", async () => {
+  await using dir = createTempDir();
+  // Two views of one shared mount: what is mounted in one is in both, and leaves both together.
+  for (const name of ["one", "two"]) mkdirSync(dir.join("views", name), { recursive: true });
+  execFileSync("mount", ["-t", "tmpfs", "--make-shared", "none", dir.join("views", "one")]);
+  execFileSync("mount", ["--bind", dir.join("views", "one"), dir.join("views", "two")]);
+  mkdirSync(dir.join("views", "one", "below"));
+  execFileSync("mount", ["-t", "tmpfs", "none", dir.join("views", "one", "below")]);
+
+  await unmountAllBelow(dir.join("views"));
+
+  expect(mountsBelow(dir.path)).toEqual([]);
+});
+
+test("unmountAllBelow() and unmount() find what is named through a symbolic link", async () => {
+  await using dir = createTempDir();
+  for (const name of ["one", "two"]) {
+    mkdirSync(dir.join("real", name), { recursive: true });
+    await mount("tmpfs", "none", dir.join("real", name), []);
+  }
+  symlinkSync(dir.join("real"), dir.join("link"));
+
+  await unmount(dir.join("link", "one"));
+  await unmountAllBelow(dir.join("link", "two"));
+
+  expect(mountsBelow(dir.path)).toEqual([]);
+});
+
+test("bindMount() of a source that is not there fails with mount(8)'s words", async () => {
+  await using dir = createTempDir();
+  mkdirSync(dir.join("target"));
+
+  await expect(bindMount(dir.join("none"), dir.join("target"))).rejects.toThrow("does not exist");
+  expect(mountsBelow(dir.path)).toEqual([]);
+});

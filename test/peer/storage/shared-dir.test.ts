@@ -1,0 +1,212 @@
+import { execFileSync, spawn } from "node:child_process";
+import { once } from "node:events";
+import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { expect, test } from "vitest";
+import { parseMountInfo } from "../../../src/storage/mount.ts";
+import { createSharedDir, removeSharedDir } from "../../../src/storage/shared-dir.ts";
+import { createTempDir, mountsBelow, type TempDir } from "../../support/temp-dir.ts";
+
+/** A directory with one file, as a volume or root file system of a container. */
+function makeSource(dir: TempDir, name: string): string {
+  const path = dir.join(name);
+  mkdirSync(path);
+  writeFileSync(`${path}/precious`, "host data");
+  return path;
+}
+
+/** A volume that is a shared mount with another file system mounted in it, as systemd leaves every mount of a host. */
+function makeVolumeWithSubmount(dir: TempDir): string {
+  const volume = dir.join("volume");
+  mkdirSync(volume);
+  execFileSync("mount", ["-t", "tmpfs", "--make-shared", "none", volume]);
+  mkdirSync(`${volume}/disk`);
+  execFileSync("mount", ["-t", "tmpfs", "none", `${volume}/disk`]);
+  writeFileSync(`${volume}/disk/precious`, "host data");
+  return volume;
+}
+
+/** Stands for virtiofsd: a process in a mount namespace of its own that is a slave of ours. */
+async function enterSlaveNamespace() {
+  const child = spawn("unshare", ["--mount", "--propagation", "slave", "sh", "-c", "echo; exec sleep 600"], {
+    stdio: ["ignore", "pipe", "ignore"],
+  });
+  await once(child.stdout, "data");
+  return {
+    mountsBelow: (directory: string) =>
+      parseMountInfo(readFileSync(`/proc/${child.pid}/mountinfo`, "utf8"))
+        .map(({ mountPoint }) => mountPoint)
+        .filter((point) => point.startsWith(`${directory}/`)),
+    root: `/proc/${child.pid}/root`,
+    async [Symbol.asyncDispose]() {
+      child.kill("SIGKILL");
+      await once(child, "exit");
+    },
+  };
+}
+
+test("a root file system, directories and files appear in the share and are gone after the removal", async () => {
+  await using dir = createTempDir();
+  const rootfs = makeSource(dir, "rootfs-source");
+  const volume = makeSource(dir, "volume");
+  mkdirSync(dir.join("sandbox"));
+  const shared = await createSharedDir(dir.join("sandbox"));
+
+  expect(await shared.addRootfs("c1", rootfs, false)).toBe("c1/rootfs");
+  expect(await shared.addMount("c1", 0, volume, false)).toBe("c1/mounts/0");
+  expect(await shared.addMount("c1", 1, `${volume}/precious`, false)).toBe("c1/mounts/1");
+  writeFileSync(`${shared.path}/c1/mounts/0/from-guest`, "guest data");
+
+  expect(readFileSync(`${shared.path}/c1/rootfs/precious`, "utf8")).toBe("host data");
+  expect(readFileSync(`${shared.path}/c1/mounts/1`, "utf8")).toBe("host data");
+  expect(readFileSync(`${volume}/from-guest`, "utf8")).toBe("guest data");
+  expect(readdirSync(dir.join("sandbox")).sort()).toEqual(["shared", "skeleton"]);
+
+  await shared.removeContainer("c1");
+  await shared.removeContainer("c1");
+  expect(readdirSync(shared.path)).toEqual([]);
+  expect(mountsBelow(dir.path)).toEqual([shared.path]);
+
+  await removeSharedDir(dir.join("sandbox"), ["c1"]);
+  await removeSharedDir(dir.join("sandbox"), ["c1"]);
+  expect(readdirSync(dir.join("sandbox"))).toEqual([]);
+  expect(readdirSync(volume).sort()).toEqual(["from-guest", "precious"]);
+});
+
+test("removeSharedDir() with every mount still inside deletes nothing of the host", async () => {
+  await using dir = createTempDir();
+  const rootfs = makeSource(dir, "rootfs-source");
+  const volume = makeSource(dir, "volume");
+  mkdirSync(dir.join("sandbox"));
+  const shared = await createSharedDir(dir.join("sandbox"));
+  await shared.addRootfs("c1", rootfs, false);
+  await shared.addMount("c1", 0, volume, false);
+  await shared.addMount("c1", 1, `${volume}/precious`, true);
+  // One more on top, as nobody should have made it.
+  execFileSync("mount", ["--bind", volume, `${shared.path}/c1/rootfs`]);
+
+  await removeSharedDir(dir.join("sandbox"), ["c1"]);
+
+  expect(readFileSync(`${rootfs}/precious`, "utf8")).toBe("host data");
+  expect(readFileSync(`${volume}/precious`, "utf8")).toBe("host data");
+  expect(readdirSync(dir.join("sandbox"))).toEqual([]);
+});
+
+test("the guest cannot write between the mounts, so it never chooses what the host mounts on or deletes", async () => {
+  await using dir = createTempDir();
+  const rootfs = makeSource(dir, "rootfs-source");
+  mkdirSync(dir.join("victim"));
+  writeFileSync(dir.join("victim", "precious"), "host data");
+  mkdirSync(dir.join("sandbox"));
+  const shared = await createSharedDir(dir.join("sandbox"));
+  await shared.addRootfs("c1", rootfs, false);
+
+  const attempts = [
+    () => symlinkSync(dir.join("victim"), `${shared.path}/c1/mounts`),
+    () => symlinkSync(dir.join("victim"), `${shared.path}/c2`),
+    () => mkdirSync(`${shared.path}/c2`),
+    () => execFileSync("mv", [`${shared.path}/c1`, `${shared.path}/c9`], { stdio: "pipe" }),
+    () => writeFileSync(`${shared.path}/file`, ""),
+  ];
+  for (const attempt of attempts) expect(attempt).toThrow(/EROFS|Read-only/);
+
+  await shared.removeContainer("c1");
+  await removeSharedDir(dir.join("sandbox"), ["c1", "c2"]);
+  expect(readdirSync(dir.join("victim"))).toEqual(["precious"]);
+});
+
+test("a read-only bind cannot be written, nor what is mounted below it", async () => {
+  await using dir = createTempDir();
+  const volume = makeVolumeWithSubmount(dir);
+  mkdirSync(dir.join("sandbox"));
+  const shared = await createSharedDir(dir.join("sandbox"));
+  await shared.addMount("c1", 0, volume, true);
+  await using guest = await enterSlaveNamespace();
+  await shared.addMount("c1", 1, volume, true);
+
+  for (const base of [shared.path, `${guest.root}${shared.path}`]) {
+    for (const index of [0, 1]) {
+      const path = `${base}/c1/mounts/${index}`;
+      expect(readFileSync(`${path}/disk/precious`, "utf8")).toBe("host data");
+      expect(() => writeFileSync(`${path}/new`, "")).toThrow("EROFS");
+      expect(() => writeFileSync(`${path}/disk/new`, "")).toThrow("EROFS");
+    }
+  }
+  writeFileSync(`${volume}/disk/of the host`, "");
+
+  await removeSharedDir(dir.join("sandbox"), ["c1"]);
+});
+
+test("the removal of a container leaves alone what is mounted below a volume on the host", async () => {
+  await using dir = createTempDir();
+  const volume = makeVolumeWithSubmount(dir);
+  mkdirSync(dir.join("sandbox"));
+  const shared = await createSharedDir(dir.join("sandbox"));
+  await shared.addRootfs("c1", volume, false);
+  await shared.addMount("c1", 0, volume, false);
+  await shared.addMount("c1", 1, volume, true);
+
+  await shared.removeContainer("c1");
+
+  expect(readFileSync(`${volume}/disk/precious`, "utf8")).toBe("host data");
+  await removeSharedDir(dir.join("sandbox"), ["c1"]);
+  expect(mountsBelow(dir.path)).toEqual([`${volume}/disk`, volume]);
+});
+
+test("mounts made and removed later come and go in virtiofsd's namespace, submounts included", async () => {
+  await using dir = createTempDir();
+  const volume = makeVolumeWithSubmount(dir);
+  mkdirSync(dir.join("sandbox"));
+  const shared = await createSharedDir(dir.join("sandbox"));
+  await using guest = await enterSlaveNamespace();
+
+  await shared.addMount("c1", 0, volume, false);
+  expect(guest.mountsBelow(shared.path)).toEqual([
+    `${shared.path}/c1/mounts/0`,
+    `${shared.path}/c1/mounts/0/disk`,
+  ]);
+
+  await shared.removeContainer("c1");
+  expect(guest.mountsBelow(shared.path)).toEqual([]);
+  await removeSharedDir(dir.join("sandbox"), ["c1"]);
+});
+
+test("removeSharedDir() finds the mounts of a state directory that is named through a symbolic link", async () => {
+  await using dir = createTempDir();
+  const rootfs = makeSource(dir, "rootfs-source");
+  mkdirSync(dir.join("real", "sandbox"), { recursive: true });
+  symlinkSync(dir.join("real"), dir.join("link"));
+  const shared = await createSharedDir(dir.join("link", "sandbox"));
+  await shared.addRootfs("c1", rootfs, true);
+
+  await removeSharedDir(dir.join("link", "sandbox"), ["c1"]);
+
+  expect(mountsBelow(dir.path)).toEqual([]);
+  expect(readdirSync(dir.join("real", "sandbox"))).toEqual([]);
+});
+
+const refused = [
+  { name: "nothing there", make: () => {}, code: "not_found" },
+  { name: "a FIFO", make: (path: string) => execFileSync("mkfifo", [path]), code: "invalid_argument" },
+  {
+    name: "a device",
+    make: (path: string) => execFileSync("mknod", [path, "c", "1", "3"]),
+    code: "invalid_argument",
+  },
+];
+
+test.each(refused)("addMount() of $name is refused and leaves nothing", async ({ make, code }) => {
+  await using dir = createTempDir();
+  mkdirSync(dir.join("sandbox"));
+  make(dir.join("source"));
+  const shared = await createSharedDir(dir.join("sandbox"));
+
+  await expect(shared.addMount("c1", 0, dir.join("source"), true)).rejects.toMatchObject({
+    code,
+    message: expect.stringContaining(dir.join("source")),
+  });
+
+  expect(mountsBelow(dir.path)).toEqual([shared.path]);
+  expect(existsSync(`${shared.path}/c1`)).toBe(false);
+  await removeSharedDir(dir.join("sandbox"), ["c1"]);
+  expect(readdirSync(dir.join("sandbox"))).toEqual([]);
+});
