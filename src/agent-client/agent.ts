@@ -12,6 +12,7 @@ import { type Code, RuntimeError } from "../base/errors.ts";
 import { foreignText } from "../base/log.ts";
 import { scope } from "../base/scope.ts";
 import { caisson } from "../gen/agent.js";
+import { type GuestStats, toGuestStats } from "./stats.ts";
 import { handshake } from "./vsock.ts";
 
 const v1 = caisson.agent.v1;
@@ -21,6 +22,7 @@ const agentPort = 1024;
 const servicePath = "/caisson.agent.v1.Agent";
 /** Answers are small; the largest is the process list of one container. */
 const maxMessageBytes = 4 * 1024 * 1024;
+const maxListedProcesses = 65_536;
 
 export interface GuestExit {
   readonly containerId: string;
@@ -68,6 +70,13 @@ export interface GuestReport {
   readonly kernelRelease: string;
   /** Boot phases, microseconds since the start of the guest's kernel. */
   readonly bootPhases: readonly { readonly name: string; readonly atMicros: number }[];
+}
+
+export interface GuestProcessEntry {
+  /** In the guest's numbering. */
+  readonly guestPid: number;
+  /** Empty for init and for children. */
+  readonly execId: string;
 }
 
 /** The process that a call is about: `execId` is empty for init. */
@@ -191,6 +200,44 @@ export class Agent implements Disposable {
 
   async deleteProcess(process: ProcessAddress, signal?: AbortSignal): Promise<void> {
     await this.#call("DeleteProcess", v1.DeleteProcessRequest, v1.DeleteProcessResponse, process, signal);
+  }
+
+  async pauseContainer(containerId: string): Promise<void> {
+    await this.#call("PauseContainer", v1.PauseContainerRequest, v1.PauseContainerResponse, { containerId });
+  }
+
+  async resumeContainer(containerId: string): Promise<void> {
+    await this.#call("ResumeContainer", v1.ResumeContainerRequest, v1.ResumeContainerResponse, {
+      containerId,
+    });
+  }
+
+  /** `linuxResourcesJson`: OCI `LinuxResources`. */
+  async updateContainer(containerId: string, linuxResourcesJson: Uint8Array): Promise<void> {
+    const request = { containerId, linuxResourcesJson };
+    await this.#call("UpdateContainer", v1.UpdateContainerRequest, v1.UpdateContainerResponse, request);
+  }
+
+  async getStats(containerId: string, signal?: AbortSignal): Promise<GuestStats> {
+    const request = { containerId };
+    return toGuestStats(
+      await this.#call("GetStats", v1.GetStatsRequest, v1.GetStatsResponse, request, signal),
+    );
+  }
+
+  /** The processes of a container, at most 65536. */
+  async listProcesses(containerId: string, signal?: AbortSignal): Promise<GuestProcessEntry[]> {
+    const { processes } = await this.#call(
+      "ListProcesses",
+      v1.ListProcessesRequest,
+      v1.ListProcessesResponse,
+      { containerId },
+      signal,
+    );
+    return processes.slice(0, maxListedProcesses).map(({ guestPid, execId }) => ({
+      guestPid: guestPid ?? 0,
+      execId: foreignText(execId ?? "", 128),
+    }));
   }
 
   /** Resident memory of the agent in bytes. */
