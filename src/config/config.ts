@@ -32,6 +32,8 @@ export interface Config {
   readonly bootTimeoutMs: number;
   /** For one control call to the agent. */
   readonly agentCallTimeoutMs: number;
+  /** How often the guest is asked whether it lives; after three missing answers its VM is killed. */
+  readonly healthIntervalMs: number;
   /** How long the output of an exited process may take to be read before its exit is reported anyway. */
   readonly drainTimeoutMs: number;
   readonly logLevel: "error" | "warn" | "info" | "debug";

@@ -33,6 +33,7 @@ export const fields: ReadonlyMap<string, Field> = new Map(
     vmm_uid_count: integer("vmmUidCount", 65_536, 1, 1_000_000),
     boot_timeout_ms: integer("bootTimeoutMs", 60_000, 1, 600_000),
     agent_call_timeout_ms: integer("agentCallTimeoutMs", 30_000, 100, 600_000),
+    health_interval_ms: integer("healthIntervalMs", 10_000, 1_000, 600_000),
     drain_timeout_ms: integer("drainTimeoutMs", 10_000, 0, 600_000),
     log_level: choice("logLevel", "info", ["error", "warn", "info", "debug"]),
     debug_guest: flag("debugGuest", false),

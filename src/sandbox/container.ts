@@ -13,6 +13,8 @@ import { loadConsoleSize } from "./console-size.ts";
 const killedExitCode = 137;
 /** How long a created, never started init may take to die when its container is deleted. */
 const abandonTimeoutMs = 5_000;
+/** A delete must end when the guest hangs, too. */
+const forgetTimeoutMs = 4_000;
 
 export interface ContainerOptions {
   readonly id: string;
@@ -175,10 +177,13 @@ export class GuestContainer implements Container {
     const process = this.#process(execId);
     const exit = await process.markDeleted();
     this.#execs.delete(execId);
-    await this.#options.agent.deleteProcess({ containerId: this.id, execId }).catch((error: unknown) => {
-      // The guest is gone or has forgotten it already; here it is deleted either way.
-      this.#options.log.debug({ error: describe(error) }, "delete of an exec in the guest");
-    });
+    using limit = scope(undefined, forgetTimeoutMs, "the delete of an exec in the guest");
+    await this.#options.agent
+      .deleteProcess({ containerId: this.id, execId }, limit.signal)
+      .catch((error: unknown) => {
+        // The guest is gone or has forgotten it already; here it is deleted either way.
+        this.#options.log.debug({ error: describe(error) }, "delete of an exec in the guest");
+      });
     return { exit, pid: process.pid };
   }
 

@@ -1,6 +1,6 @@
 import type { GuestStdio } from "../agent-client/agent.ts";
 import { guestSpec } from "../agent-client/guest-spec.ts";
-import { describe, RuntimeError } from "../base/errors.ts";
+import { codeOf, describe, RuntimeError } from "../base/errors.ts";
 import { writeFileAtomic } from "../base/files.ts";
 import { checkId } from "../base/ids.ts";
 import type { Log } from "../base/log.ts";
@@ -25,6 +25,8 @@ const killedExitCode = 137;
 const lostExitCode = 255;
 /** For the guest to sync and power off; then the VM is killed. */
 const powerOffTimeoutMs = 2_000;
+/** A delete must end when the guest hangs, too; what it keeps in there goes with the VM. */
+const forgetTimeoutMs = 4_000;
 
 export interface SandboxOptions {
   readonly namespace: string;
@@ -263,7 +265,8 @@ class VmSandbox implements Sandbox {
   }
 
   async #forgetInGuest({ vm }: Booted, containerId: string): Promise<void> {
-    await vm.agent.deleteProcess({ containerId, execId: "" }).catch((error: unknown) => {
+    using limit = scope(undefined, forgetTimeoutMs, "the delete of a container in the guest");
+    await vm.agent.deleteProcess({ containerId, execId: "" }, limit.signal).catch((error: unknown) => {
       this.#options.log.debug({ error: describe(error) }, "delete of a container in the guest");
     });
   }
@@ -290,10 +293,13 @@ class VmSandbox implements Sandbox {
   async #powerOff({ agent, vm }: SandboxVm): Promise<void> {
     if (this.#lostReason !== undefined) return;
     using limit = scope(undefined, powerOffTimeoutMs, "the power-off of the guest");
+    let graceMs = powerOffTimeoutMs;
     await agent.powerOff(limit.signal).catch((error: unknown) => {
       this.#options.log.debug({ error: describe(error) }, "power-off of the guest");
+      // The answer may be lost with the connection; a guest that does not answer at all is not waited for again.
+      if (codeOf(error) === "deadline_exceeded") graceMs = 0;
     });
-    await vm.stop({ graceMs: powerOffTimeoutMs });
+    await vm.stop({ graceMs });
   }
 
   async #saveTimeline(): Promise<void> {

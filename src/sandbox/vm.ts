@@ -4,6 +4,7 @@ import { chown, mkdir } from "node:fs/promises";
 
 import { Agent, type AgentEvents, type GuestReport } from "../agent-client/agent.ts";
 import { guestShareDirectory } from "../agent-client/guest-spec.ts";
+import { watchHealth } from "../agent-client/health.ts";
 import { listenForReady, type ReadyListener } from "../agent-client/ready.ts";
 import { openStream } from "../agent-client/streams.ts";
 import { Cleanup } from "../base/cleanup.ts";
@@ -135,7 +136,16 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
       unless(ended, configureGuest(agent, request, streamToken, network.guest, limit.signal)),
     );
     addGuestPhases(timeline, report, vmStartedMs, readyMs);
-    const lost = watchLoss(vm, ended, agent.subscribe(request.events));
+    const health = new AbortController();
+    cleanup.defer("health watch", () => health.abort());
+    const lost = watchLoss(vm, [
+      ended,
+      agent.subscribe(request.events).then((words) => `the agent is lost: ${words}`),
+      watchHealth((pingSignal) => pingWithin(agent, config.healthIntervalMs, pingSignal), {
+        intervalMs: config.healthIntervalMs,
+        signal: health.signal,
+      }),
+    ]);
     const owned = cleanup.move();
     return {
       vm,
@@ -274,17 +284,18 @@ async function unless<T>(ended: Promise<string>, work: Promise<T>): Promise<T> {
 }
 
 /**
- * Ends the VM when anything is lost that it cannot go on without: a helper (the guest would hang in its file system), or
- * the agent (nobody else may answer in its place).
+ * Ends the VM when anything is lost that it cannot go on without: a helper (the guest would hang in its file system), the
+ * agent (nobody else may answer in its place), or the guest's answers.
  */
-async function watchLoss(
-  vm: RunningVm,
-  ended: Promise<string>,
-  subscription: Promise<string>,
-): Promise<string> {
-  const reason = await Promise.race([ended, subscription.then((words) => `the agent is lost: ${words}`)]);
+async function watchLoss(vm: RunningVm, losses: readonly Promise<string>[]): Promise<string> {
+  const reason = await Promise.race(losses);
   await vm.stop({ graceMs: 0 });
   return reason;
+}
+
+async function pingWithin(agent: Agent, timeoutMs: number, signal: AbortSignal): Promise<void> {
+  using limit = scope(signal, timeoutMs, "the ping of the guest's agent");
+  await agent.ping(limit.signal);
 }
 
 /** The guest's clock starts with its kernel; the arrival of the ready line, which we saw, ties it to ours. */
