@@ -10,19 +10,35 @@ export interface LifeOptions {
   readonly onEnd: () => void;
 }
 
+/** A container that is being made. */
+interface Creation {
+  readonly work: Promise<Container>;
+  readonly controller: AbortController;
+  /** The client has given it up: it keeps the daemon no longer. */
+  isReleased: boolean;
+}
+
 /** Longest wait for a killed init when a container is removed by force. */
 const removeTimeoutMs = 1000;
 /** Longest wait for containers in the making when the daemon ends. */
 const abortTimeoutMs = 2000;
 
 /**
+ * How long an announced container may take to come. containerd creates it as soon as `start` has answered; a caller
+ * that died in between would keep the daemon for ever.
+ */
+const announcementTimeoutMs = 120_000;
+
+/**
  * Decides how long the daemon lives: as long as there are containers, being made, or announced by a `start` whose
- * container has not come yet. It ends only when asked to while there are none.
+ * container has not come yet. It ends when it is asked to while there are none, or when the last one announced
+ * never comes.
  */
 export class Life {
   readonly #options: LifeOptions;
-  readonly #announced = new Set<string>();
-  readonly #creating = new Map<Promise<unknown>, AbortController>();
+  /** Ids without a container yet, and until when we wait for it. */
+  readonly #announced = new Map<string, NodeJS.Timeout>();
+  readonly #creations = new Map<string, Creation>();
   #isEnding = false;
 
   constructor(options: LifeOptions) {
@@ -32,41 +48,51 @@ export class Life {
   /** Number of containers, those announced or being made included. */
   get containerCount(): number {
     const made = this.#options.sandbox.containers.map((container) => container.id);
-    return new Set([...made, ...this.#announced]).size;
+    const wanted = [...this.#creations].filter(([, { isReleased }]) => !isReleased).map(([id]) => id);
+    return new Set([...made, ...this.#announced.keys(), ...wanted]).size;
   }
 
   /** @throws unavailable  the daemon is ending */
   announce(containerId: string): void {
     if (this.#isEnding) throw ending(containerId);
-    this.#announced.add(containerId);
+    this.#forget(containerId);
+    const timer = setTimeout(() => this.#expire(containerId), announcementTimeoutMs);
+    this.#announced.set(containerId, timer);
   }
 
   /** Creates a container unless the daemon is ending; its end aborts the creation. */
   async create(request: CreateContainerRequest, signal: AbortSignal): Promise<Container> {
-    this.announce(request.containerId);
+    const { containerId } = request;
+    if (this.#isEnding) throw ending(containerId);
+    if (this.#creations.has(containerId)) {
+      throw new RuntimeError("already_exists", `Cannot create "${containerId}": it is being created`);
+    }
     const controller = new AbortController();
     const onAbort = () => controller.abort(signal.reason);
     if (signal.aborted) onAbort();
     signal.addEventListener("abort", onAbort, { once: true });
     const work = this.#options.sandbox.createContainer(request, { signal: controller.signal });
-    this.#creating.set(work, controller);
+    const creation: Creation = { work, controller, isReleased: false };
+    this.#forget(containerId);
+    this.#creations.set(containerId, creation);
     try {
-      const container = await work;
-      this.#announced.delete(request.containerId);
-      return container;
+      return await work;
     } catch (error) {
-      // The id belongs to another container, which is there already.
-      if (codeOf(error) === "already_exists") this.#announced.delete(request.containerId);
+      // The caller may try again, or releases it.
+      const isWanted = !creation.isReleased && !this.#isEnding && codeOf(error) !== "already_exists";
+      if (isWanted) this.announce(containerId);
       throw error;
     } finally {
-      this.#creating.delete(work);
+      this.#creations.delete(containerId);
       signal.removeEventListener("abort", onAbort);
     }
   }
 
   /** The client is done with this container. Ends the daemon when it was the last one. */
   release(containerId: string): void {
-    this.#announced.delete(containerId);
+    this.#forget(containerId);
+    const creation = this.#creations.get(containerId);
+    if (creation !== undefined) creation.isReleased = true;
     if (this.containerCount === 0) this.end();
   }
 
@@ -93,8 +119,19 @@ export class Life {
   /** Gives up the containers that are being made and waits until they are rolled back, for a bounded time. */
   async abortCreations(): Promise<void> {
     const reason = new RuntimeError("canceled", "Cannot create the container: its sandbox is ending");
-    for (const controller of this.#creating.values()) controller.abort(reason);
-    await within(Promise.allSettled(this.#creating.keys()), abortTimeoutMs, undefined);
+    const creations = [...this.#creations.values()];
+    for (const { controller } of creations) controller.abort(reason);
+    await within(Promise.allSettled(creations.map(({ work }) => work)), abortTimeoutMs, undefined);
+  }
+
+  #forget(containerId: string): void {
+    clearTimeout(this.#announced.get(containerId));
+    this.#announced.delete(containerId);
+  }
+
+  #expire(containerId: string): void {
+    this.#options.log.warn({ container: containerId }, "announced container never came");
+    this.release(containerId);
   }
 
   async #removeContainer(container: Container): Promise<void> {

@@ -1,0 +1,105 @@
+import { Writable } from "node:stream";
+import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import { createLog } from "../../../src/base/log.ts";
+import { Life } from "../../../src/shim/life.ts";
+
+const log = createLog("silent", new Writable());
+
+beforeEach(() => void vi.useFakeTimers());
+afterEach(() => void vi.useRealTimers());
+
+/** A sandbox whose creations end when the test says so. */
+function setUp() {
+  const containers: { id: string }[] = [];
+  let creation = Promise.withResolvers<unknown>();
+  const sandbox = {
+    containers,
+    createContainer: () => {
+      creation = Promise.withResolvers();
+      return creation.promise;
+    },
+  };
+  const onEnd = vi.fn<() => void>();
+  const life = new Life({ sandbox: sandbox as never, log, onEnd });
+  return {
+    life,
+    containers,
+    create: (id: string) => life.create({ containerId: id } as never, new AbortController().signal),
+    finish: () => creation.resolve({}),
+    fail: (error: Error) => creation.reject(error),
+    hasEnded: () => {
+      // The end is announced after the answer of the call that caused it.
+      vi.advanceTimersByTime(0);
+      return onEnd.mock.calls.length > 0;
+    },
+  };
+}
+
+test("an announced container keeps the daemon until it is released", () => {
+  const { life, hasEnded } = setUp();
+  life.announce("a");
+
+  life.release("b");
+  expect(hasEnded()).toBe(false);
+
+  life.release("a");
+  expect(hasEnded()).toBe(true);
+  expect(() => life.announce("c")).toThrowError(/is ending/);
+});
+
+test("an announced container that never comes ends the daemon after two minutes", () => {
+  const { life, hasEnded } = setUp();
+  life.announce("a");
+
+  vi.advanceTimersByTime(119_000);
+  expect(hasEnded()).toBe(false);
+
+  vi.advanceTimersByTime(2_000);
+  expect(hasEnded()).toBe(true);
+});
+
+test("a creation of whatever length keeps the daemon", async () => {
+  const { life, create, containers, finish, hasEnded } = setUp();
+  life.announce("a");
+  const created = create("a");
+
+  vi.advanceTimersByTime(600_000);
+  life.release("b");
+  expect(life.containerCount).toBe(1);
+  containers.push({ id: "a" });
+  finish();
+  await created;
+
+  vi.advanceTimersByTime(600_000);
+  expect(life.containerCount).toBe(1);
+  expect(hasEnded()).toBe(false);
+});
+
+test("a creation that was given up does not keep the daemon", async () => {
+  const { life, create, fail, hasEnded } = setUp();
+  const created = create("a");
+
+  life.release("a");
+
+  expect(hasEnded()).toBe(true);
+  fail(new Error("rolled back"));
+  await expect(created).rejects.toThrow("rolled back");
+});
+
+test("a failed creation can be tried again; two at once of one id are refused", async () => {
+  const { life, create, fail, hasEnded } = setUp();
+  const first = create("a");
+  await expect(create("a")).rejects.toMatchObject({ code: "already_exists" });
+  fail(new Error("no"));
+  await expect(first).rejects.toThrow("no");
+
+  life.release("b");
+  expect(hasEnded()).toBe(false);
+  const second = create("a");
+  expect(life.containerCount).toBe(1);
+
+  fail(new Error("no"));
+  await expect(second).rejects.toThrow("no");
+  life.release("a");
+  expect(hasEnded()).toBe(true);
+});
