@@ -5,9 +5,19 @@ import { asError, codeOf, describe, RuntimeError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import { Mutex } from "../base/mutex.ts";
 import { scope, within } from "../base/scope.ts";
-import type { Container, ExecRequest, Mount, Process, SandboxEvent } from "./model.ts";
+import type {
+  Container,
+  ContainerStats,
+  ExecRequest,
+  GuestPid,
+  Mount,
+  Process,
+  SandboxEvent,
+} from "./model.ts";
 import { GuestProcess } from "./process.ts";
 import { loadConsoleSize } from "./console-size.ts";
+import type { VmSize } from "./sizing.ts";
+import { planUpdate } from "./update.ts";
 
 /** A process that the guest kills with its init counts as killed by SIGKILL. */
 const killedExitCode = 137;
@@ -15,6 +25,8 @@ const killedExitCode = 137;
 const abandonTimeoutMs = 5_000;
 /** A delete must end when the guest hangs, too. */
 const forgetTimeoutMs = 4_000;
+/** containerd asks for statistics with a limit of 2 s. */
+const statsTimeoutMs = 1_500;
 
 export interface ContainerOptions {
   readonly id: string;
@@ -24,6 +36,7 @@ export interface ContainerOptions {
   readonly agent: Agent;
   readonly log: Log;
   readonly hostPid: number;
+  readonly vmSize: VmSize;
   readonly drainTimeoutMs: number;
   readonly openStream: (execId: string) => OpenGuestStream;
   readonly killVm: () => void;
@@ -43,6 +56,7 @@ export class GuestContainer implements Container {
   /** One change at a time; `kill`, `wait` and the getters do not take it. */
   readonly #changes = new Mutex();
   #initExit: Promise<void> | undefined;
+  #lastStats: ContainerStats | undefined;
 
   constructor(options: ContainerOptions) {
     this.id = options.id;
@@ -66,7 +80,7 @@ export class GuestContainer implements Container {
       );
       return;
     }
-    if (this.init.isFinishing) throw this.#stopped(`start "${execId}" in`);
+    if (this.init.isFinishing) throw this.#wrongState(`start "${execId}" in`);
     try {
       await process.start(
         () => this.#connectExec(process),
@@ -88,7 +102,7 @@ export class GuestContainer implements Container {
     }
     const { tag } = this.init.state;
     if (this.init.isFinishing || (tag !== "running" && tag !== "created" && tag !== "starting")) {
-      throw this.#stopped(`add process "${execId}" to`);
+      throw this.#wrongState(`add process "${execId}" to`);
     }
     const { agent, drainTimeoutMs, hostPid, killVm, emit } = this.#options;
     const process = new GuestProcess({
@@ -121,6 +135,67 @@ export class GuestContainer implements Container {
     }
     emit({ type: "exec-added", container: this, execId });
     return process;
+  }
+
+  pause(): Promise<void> {
+    return this.#changes.run(async () => {
+      this.#needState("running", "pause");
+      this.#followFreezer("pausing");
+      try {
+        await this.#options.agent.pauseContainer(this.id);
+      } catch (error) {
+        this.#followFreezer("running");
+        throw error;
+      }
+      this.#followFreezer("paused");
+      this.#options.emit({ type: "paused", container: this });
+    });
+  }
+
+  resume(): Promise<void> {
+    return this.#changes.run(async () => {
+      this.#needState("paused", "resume");
+      await this.#options.agent.resumeContainer(this.id);
+      this.#followFreezer("running");
+      this.#options.emit({ type: "resumed", container: this });
+    });
+  }
+
+  update(linuxResourcesJson: Uint8Array): Promise<void> {
+    return this.#changes.run(async () => {
+      if (this.init.isFinishing) throw this.#wrongState("update");
+      const { memory } = await this.stats();
+      const cachedBytes = memory.stat.get("file") ?? 0;
+      const memoryNow = {
+        vmMiB: this.#options.vmSize.memoryMiB,
+        heldBytes: memory.usageBytes - cachedBytes,
+      };
+      await this.#options.agent.updateContainer(this.id, planUpdate(linuxResourcesJson, this.id, memoryNow));
+    });
+  }
+
+  async stats(): Promise<ContainerStats> {
+    using limit = scope(undefined, statsTimeoutMs, `the statistics of container "${this.id}"`);
+    try {
+      this.#lastStats = await this.#options.agent.getStats(this.id, limit.signal);
+    } catch (error) {
+      // A container that has ended, a VM that is gone or hangs: what was seen last is still asked for.
+      if (this.#lastStats === undefined) throw error;
+      this.#options.log.debug({ error: describe(error) }, "statistics of the guest");
+    }
+    return this.#lastStats;
+  }
+
+  async guestPids(): Promise<readonly GuestPid[]> {
+    using limit = scope(undefined, statsTimeoutMs, `the processes of container "${this.id}"`);
+    return await this.#options.agent.listProcesses(this.id, limit.signal);
+  }
+
+  /** The started execs that have not ended. */
+  get runningExecs(): readonly Process[] {
+    return [...this.#execs.values()].filter(
+      ({ state, isFinishing }) => state.tag !== "created" && !isFinishing,
+    );
   }
 
   delete(execId: string): ReturnType<Container["delete"]> {
@@ -214,7 +289,15 @@ export class GuestContainer implements Container {
     return process;
   }
 
-  #stopped(action: string): RuntimeError {
+  #followFreezer(tag: "pausing" | "paused" | "running"): void {
+    for (const process of [this.init, ...this.#execs.values()]) process.followFreezer(tag);
+  }
+
+  #needState(tag: "running" | "paused", action: string): void {
+    if (this.init.isFinishing || this.init.state.tag !== tag) throw this.#wrongState(action);
+  }
+
+  #wrongState(action: string): RuntimeError {
     const tag = this.init.isFinishing ? "stopped" : this.init.state.tag;
     return new RuntimeError("failed_precondition", `Cannot ${action} container "${this.id}": it is ${tag}`);
   }

@@ -50,6 +50,7 @@ export type ProcessState =
   | { readonly tag: "created" }
   | { readonly tag: "starting" }
   | { readonly tag: "running" }
+  | { readonly tag: "pausing" }
   | { readonly tag: "paused" }
   | { readonly tag: "stopped"; readonly exit: ExitStatus }
   | { readonly tag: "deleted"; readonly exit: ExitStatus };
@@ -80,6 +81,57 @@ export interface Process {
   kill(signal: number, all: boolean): Promise<void>;
 }
 
+/** A process in the guest. */
+export interface GuestPid {
+  /** In the guest's own numbering; it means nothing on the host. */
+  readonly guestPid: number;
+  /** The exec that it is, empty for init and for children of either. */
+  readonly execId: string;
+}
+
+/** Usage of a container's cgroup (version 2) in the guest. Bytes, microseconds and counts. */
+export interface ContainerStats {
+  readonly cpu: {
+    readonly usageMicros: number;
+    readonly userMicros: number;
+    readonly systemMicros: number;
+    readonly periods: number;
+    readonly throttledPeriods: number;
+    readonly throttledMicros: number;
+  };
+  readonly memory: {
+    readonly usageBytes: number;
+    /** Undefined when unlimited. */
+    readonly limitBytes: number | undefined;
+    readonly swapUsageBytes: number;
+    readonly swapLimitBytes: number | undefined;
+    readonly peakBytes: number;
+    /** memory.stat and memory.events by the names of their fields. */
+    readonly stat: ReadonlyMap<string, number>;
+    readonly events: ReadonlyMap<string, number>;
+  };
+  readonly pids: { readonly current: number; readonly limit: number | undefined };
+  readonly io: readonly {
+    readonly major: number;
+    readonly minor: number;
+    readonly readBytes: number;
+    readonly writeBytes: number;
+    readonly readOperations: number;
+    readonly writeOperations: number;
+  }[];
+  readonly network: readonly {
+    readonly name: string;
+    readonly rxBytes: number;
+    readonly rxPackets: number;
+    readonly rxErrors: number;
+    readonly rxDropped: number;
+    readonly txBytes: number;
+    readonly txPackets: number;
+    readonly txErrors: number;
+    readonly txDropped: number;
+  }[];
+}
+
 /** One container. Changes are serialised; `kill`, `wait` and the getters are not. */
 export interface Container {
   readonly id: string;
@@ -92,6 +144,25 @@ export interface Container {
   start(execId: string): Promise<void>;
   /** Registers an exec. @throws already_exists, failed_precondition (stopped or paused) */
   exec(request: ExecRequest): Promise<Process>;
+  /**
+   * Freezes every process in it. @throws failed_precondition unless it runs
+   */
+  pause(): Promise<void>;
+  /** @throws failed_precondition unless it is paused */
+  resume(): Promise<void>;
+  /**
+   * Changes limits in the guest; only what `linuxResourcesJson` (OCI `LinuxResources`) sets.
+   *
+   * @throws failed_precondition  the container has ended
+   * @throws resource_exhausted   more than the VM has, which cannot grow; or less memory than is in use
+   */
+  update(linuxResourcesJson: Uint8Array): Promise<void>;
+  /** Also after the container has ended, until it is deleted: then what was last seen. */
+  stats(): Promise<ContainerStats>;
+  /** The started execs that have not ended, from memory. */
+  readonly runningExecs: readonly Process[];
+  /** The processes in it, from the guest. @throws unavailable, deadline_exceeded */
+  guestPids(): Promise<readonly GuestPid[]>;
   /**
    * Forgets init (and with it the container: stops, unmounts, removes everything of it on the host) or an exec.
    * @throws failed_precondition when it runs
@@ -110,6 +181,8 @@ export type SandboxEvent =
       readonly process: Process;
       readonly exit: ExitStatus;
     }
+  | { readonly type: "paused"; readonly container: Container }
+  | { readonly type: "resumed"; readonly container: Container }
   | { readonly type: "oom"; readonly container: Container }
   | { readonly type: "delete"; readonly container: Container; readonly exit: ExitStatus };
 

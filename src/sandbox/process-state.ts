@@ -8,7 +8,9 @@ const edges: { readonly [T in Tag]: readonly Tag[] } = {
   created: ["starting", "stopped", "deleted"],
   // An exec that cannot be started (no such program) stays created.
   starting: ["running", "created", "stopped"],
-  running: ["paused", "stopped"],
+  running: ["pausing", "stopped"],
+  // A guest that refuses to freeze it leaves it running.
+  pausing: ["paused", "running", "stopped"],
   paused: ["running", "stopped"],
   stopped: ["deleted"],
   deleted: [],

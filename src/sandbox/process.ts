@@ -95,6 +95,13 @@ export class GuestProcess implements Process {
     this.#io?.closeStdin();
   }
 
+  /** Follows its container into "pausing", "paused" or back to "running"; does nothing in any other state. */
+  followFreezer(tag: "pausing" | "paused" | "running"): void {
+    const from = this.#state.tag;
+    if (from !== "running" && from !== "pausing" && from !== "paused") return;
+    if (from !== tag) this.#state = transition(this.#state, { tag });
+  }
+
   async kill(signal: number, all: boolean): Promise<void> {
     const { tag } = this.#state;
     if (tag === "stopped" || tag === "deleted" || this.#finishing) {

@@ -179,6 +179,7 @@ class VmSandbox implements Sandbox {
     init.attachIo(io);
     return new GuestContainer({
       ...common,
+      vmSize: vm.size,
       id: containerId,
       bundle,
       rootfs,

@@ -27,7 +27,7 @@ import { startVirtiofsd } from "../storage/virtiofsd.ts";
 import { findGuestFiles } from "./guest-files.ts";
 import type { HostState } from "./host-state.ts";
 import type { OpenGuestStream } from "./io.ts";
-import { sizeOf, thisHost } from "./sizing.ts";
+import { sizeOf, thisHost, type VmSize } from "./sizing.ts";
 import type { Timeline } from "./timeline.ts";
 
 const virtiofsSocketName = "virtiofs.sock";
@@ -50,6 +50,7 @@ export interface VmRequest {
 /** A booted guest with a configured agent, and everything on the host that belongs to it. */
 export interface SandboxVm extends AsyncDisposable {
   readonly vm: RunningVm;
+  readonly size: VmSize;
   readonly agent: Agent;
   /** Resolves with a reason when the VM has ended or its agent is lost (the VM is killed then). Never rejects. */
   readonly lost: Promise<string>;
@@ -149,6 +150,7 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
     const owned = cleanup.move();
     return {
       vm,
+      size,
       agent,
       lost,
       openStream: (containerId, execId) => (name, streamSignal) =>

@@ -127,6 +127,8 @@ function toStatus(state: ProcessState): containerd.v1.types.Status {
       return Status.CREATED;
     case "running":
       return Status.RUNNING;
+    case "pausing":
+      return Status.PAUSING;
     case "paused":
       return Status.PAUSED;
     case "stopped":

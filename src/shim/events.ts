@@ -44,6 +44,10 @@ export function toTaskEvent(event: SandboxEvent): TaskEvent {
       const message = { containerId, id, pid: event.process.pid, ...toExit(event.exit) };
       return encoded("exit", "TaskExit", messages.TaskExit.encode(message));
     }
+    case "paused":
+      return encoded("paused", "TaskPaused", messages.TaskPaused.encode({ containerId }));
+    case "resumed":
+      return encoded("resumed", "TaskResumed", messages.TaskResumed.encode({ containerId }));
     case "oom":
       return encoded("oom", "TaskOOM", messages.TaskOOM.encode({ containerId }));
     case "delete": {

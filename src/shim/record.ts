@@ -15,7 +15,7 @@ export interface ShimRecord {
 
 /** Beside the command line's sockets; `+` cannot stand in an id. */
 function recordPath(stateDirectory: string, namespace: string, containerId: string): string {
-  return join(stateDirectory, "s", `${namespace}+${containerId}.json`);
+  return join(stateDirectory, ".shims", `${namespace}+${containerId}.json`);
 }
 
 export async function writeRecord(

@@ -20,13 +20,13 @@ export interface SocketPathOptions {
 
 /**
  * Path of the socket on which a sandbox's daemon serves. The name is containerd's convention, so that everyone finds
- * it; the command line's sandboxes lie in `<stateDirectory>/s`.
+ * it; the command line's sandboxes lie in `<stateDirectory>/.shims`.
  *
  * @throws invalid_argument  it would be too long
  */
 export function socketPath(options: SocketPathOptions): string {
   const { address, namespace, sandboxId } = options;
-  const standard = address === "" ? join(options.stateDirectory, "s") : containerdSocketDirectory;
+  const standard = address === "" ? join(options.stateDirectory, ".shims") : containerdSocketDirectory;
   const directory = options.socketDirectory ?? standard;
   // join() as Go's path.Join: an empty address vanishes.
   const name = createHash("sha256")

@@ -39,7 +39,7 @@ export async function start(flags: Flags, stdin: Uint8Array, parts: ShimParts): 
     socketDirectory: bootstrap.socketDirectory,
   });
   await makeSocketDirectory(dirname(path));
-  await makeSocketDirectory(join(stateDirectory, "s"));
+  await makeSocketDirectory(join(stateDirectory, ".shims"));
 
   const note = async (pid: number) => {
     await writeFileAtomic(join(bundle, "address"), `unix://${path}`, 0o644);

@@ -18,7 +18,7 @@ test("socketPath() is containerd's convention", () => {
 });
 
 test("socketPath() without containerd lies in the state directory", () => {
-  expect(socketPath({ ...common, address: "" })).toBe(`/run/caisson/s/${sha256("ns/c1")}`);
+  expect(socketPath({ ...common, address: "" })).toBe(`/run/caisson/.shims/${sha256("ns/c1")}`);
 });
 
 test("socketPath() refuses what bind(2) cannot take", () => {
