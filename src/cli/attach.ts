@@ -14,6 +14,8 @@ export interface AttachOptions {
   readonly relay: SignalRelay;
   readonly interactive: boolean;
   readonly terminal: boolean;
+  /** Aborts when what is left of the output of an ended process is not wanted any more. */
+  readonly hurried?: AbortSignal;
   /** Called when the process runs. */
   readonly onStarted?: () => Promise<void>;
 }
@@ -54,7 +56,9 @@ export async function attach(options: AttachOptions): Promise<ExitStatus> {
       new RuntimeError("unavailable", "Cannot wait for the process: its shim daemon is gone", { cause }),
   );
   relay.stopForwarding();
-  await Promise.race([io.outputDone, rejectionOf(relay.aborted)]);
+  const unwanted = options.hurried === undefined ? [] : [abortOf(options.hurried)];
+  await Promise.race([io.outputDone, abortOf(relay.aborted), ...unwanted]);
+  relay.aborted.throwIfAborted();
   if (exit instanceof RuntimeError) throw exit;
   if (broken === undefined) return exit;
   if (errnoOf(broken) !== "EPIPE") throw broken;
@@ -71,8 +75,9 @@ async function passOn({ client, execId, terminal }: AttachOptions, signal: numbe
   await client.kill(execId, SIGKILL);
 }
 
-function rejectionOf(signal: AbortSignal): Promise<never> {
-  return new Promise((_, reject) => {
-    signal.addEventListener("abort", () => reject(signal.reason as Error), { once: true });
+function abortOf(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve();
+    signal.addEventListener("abort", () => resolve(), { once: true });
   });
 }

@@ -76,7 +76,6 @@ export async function createContainer(host: Host, create: CreateOptions): Promis
     const address = await startShim(shim, { signal });
     const connected = await TaskClient.connect(address, containerId);
     cleanup.defer("the connection to the shim", () => connected[Symbol.asyncDispose]());
-    await containers.save({ ...creating, state: { tag: "started", address } });
     return { address, connected };
   });
   const rootfs = [planRootfs(image, paths)];
@@ -87,6 +86,7 @@ export async function createContainer(host: Host, create: CreateOptions): Promis
     throw asError(commandFailure(error, plan.spec.process.args[0] ?? ""));
   }
   const record: ContainerRecord = { ...creating, state: { tag: "started", address: client.address } };
+  await containers.save(record);
   return { record, client: client.connected, keeper };
 }
 

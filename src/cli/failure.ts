@@ -61,9 +61,10 @@ export function exitCodeOf(error: unknown): number {
 }
 
 /** A rejection handler that swallows the given kinds of failure and passes everything else on. */
-export function ignoreCode(...codes: Code[]): (error: unknown) => void {
+export function ignoreCode(...codes: Code[]): (error: unknown) => undefined {
   return (error) => {
     if (!codes.includes(codeOf(error))) throw error;
+    return undefined;
   };
 }
 

@@ -11,7 +11,16 @@ import { ignore } from "../base/files.ts";
  * It is a Unix socket that the holder listens on. Others connect and see the connection close when the holder is done
  * or dead, so that nobody polls.
  */
-export interface Keeper extends AsyncDisposable {}
+export interface Keeper extends AsyncDisposable {
+  /** Aborts when somebody cannot wait any more: what is left to do shall be cut short. */
+  readonly hurried: AbortSignal;
+}
+
+export interface WaitOptions {
+  readonly signal?: AbortSignal;
+  /** After so long the holder is told that we cannot wait any more. */
+  readonly hurryAfterMs?: number;
+}
 
 const socketName = "keeper.sock";
 
@@ -20,10 +29,7 @@ const socketName = "keeper.sock";
  *
  * @throws canceled  the signal's reason
  */
-export async function takeKeeper(
-  directory: string,
-  options: { signal?: AbortSignal } = {},
-): Promise<Keeper | undefined> {
+export async function takeKeeper(directory: string, options: WaitOptions = {}): Promise<Keeper | undefined> {
   for (;;) {
     options.signal?.throwIfAborted();
     const handle = await openDirectory(directory);
@@ -73,11 +79,14 @@ async function openDirectory(directory: string): Promise<FileHandle | undefined>
 /** Undefined when somebody else listens there, or did and died, or the directory is being removed. */
 async function listen(path: string, directory: FileHandle): Promise<Keeper | undefined> {
   const waiting = new Set<Socket>();
+  const hurried = new AbortController();
   const server = createServer((socket) => {
     waiting.add(socket);
     socket.on("error", () => {
       // It does not wait any more.
     });
+    // Whatever is said means that.
+    socket.on("data", () => hurried.abort());
     socket.on("close", () => waiting.delete(socket));
     socket.unref();
   });
@@ -95,7 +104,7 @@ async function listen(path: string, directory: FileHandle): Promise<Keeper | und
     await closed;
     await directory.close();
   };
-  return { [Symbol.asyncDispose]: () => (closing ??= close()) };
+  return { hurried: hurried.signal, [Symbol.asyncDispose]: () => (closing ??= close()) };
 }
 
 function listening(server: Server, path: string): Promise<Error | "taken" | undefined> {
@@ -110,11 +119,12 @@ function listening(server: Server, path: string): Promise<Error | "taken" | unde
 /** Resolves when the holder has let go; "stale" when there is only the socket file of a dead one. */
 function waitForHolder(
   path: string,
-  { signal, onHeld }: { signal?: AbortSignal; onHeld?: () => void },
+  { signal, hurryAfterMs, onHeld }: WaitOptions & { readonly onHeld?: () => void },
 ): Promise<"ended" | "stale"> {
   return new Promise((resolve, reject) => {
     signal?.throwIfAborted();
     const socket = connect(path, onHeld);
+    const hurry = hurryAfterMs === undefined ? undefined : setTimeout(() => socket.write("!"), hurryAfterMs);
     const onAbort = () => socket.destroy();
     signal?.addEventListener("abort", onAbort, { once: true });
     let failure: unknown;
@@ -122,6 +132,7 @@ function waitForHolder(
       failure = error;
     });
     socket.on("close", () => {
+      clearTimeout(hurry);
       signal?.removeEventListener("abort", onAbort);
       if (signal?.aborted) reject(signal.reason as Error);
       else if (errnoOf(failure) === "ECONNREFUSED") resolve("stale");

@@ -3,7 +3,10 @@ import type { ContainerRecord } from "./container-store.ts";
 import { hasKeeper } from "./keeper.ts";
 import { TaskClient } from "./task-client.ts";
 
-/** What a container is doing. `dead`: its daemon is gone, or it was never finished. */
+/**
+ * What a container is doing. `stopping`: its process has ended, and somebody still clears up. `dead`: nobody does, its
+ * daemon is gone or it was never finished.
+ */
 export type Liveness =
   | { readonly tag: "running"; readonly client: TaskClient }
   | { readonly tag: "creating" }
@@ -25,7 +28,7 @@ export async function probe(record: ContainerRecord, directory: string): Promise
     return { tag: "stopping" };
   } catch (error) {
     await client?.[Symbol.asyncDispose]();
-    if (codeOf(error) === "unavailable" || codeOf(error) === "not_found") return { tag: "dead" };
-    throw error;
+    if (codeOf(error) !== "unavailable" && codeOf(error) !== "not_found") throw error;
+    return { tag: (await hasKeeper(directory)) ? "stopping" : "dead" };
   }
 }

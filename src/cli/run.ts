@@ -70,6 +70,7 @@ async function runAttached(host: Host, attached: Attached): Promise<number> {
   const { created, io, relay, options, cleanup, timeline } = attached;
   const { client, keeper, record } = created;
   const { interactive, terminal, containerId } = options;
+  const { hurried } = keeper;
   io.releaseHolds();
   const beginStart = performance.now();
   let beginRun = beginStart;
@@ -81,7 +82,7 @@ async function runAttached(host: Host, attached: Attached): Promise<number> {
   };
   let exit: ExitStatus | undefined;
   try {
-    exit = await attach({ client, execId: "", io, relay, interactive, terminal, onStarted }).catch(
+    exit = await attach({ client, execId: "", io, relay, interactive, terminal, hurried, onStarted }).catch(
       (error: unknown) => {
         throw commandFailure(error, record.args[0] ?? "");
       },

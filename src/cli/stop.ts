@@ -12,10 +12,12 @@ import type { TaskClient } from "./task-client.ts";
 
 const { SIGKILL } = constants.signals;
 
-// The daemon kills a VM that does not end within seconds; after that it is ended by force.
+// The daemon kills a VM that does not end within seconds, besides the time that the output may take; after that it is
+// ended by force.
 const killTimeoutMs = 15_000;
-// Whoever waited for the container has its files to put in order, or a slow reader of its output to serve.
+// Whoever waited for the container has its files to put in order; with a slow reader of the output it takes longer.
 const keeperTimeoutMs = 30_000;
+const patienceMs = 5_000;
 
 /** `caisson stop`: the stop signal, and after `seconds` SIGKILL. Already stopped is success. */
 export async function stopContainer(host: Host, containerId: string, seconds: number): Promise<void> {
@@ -28,9 +30,13 @@ export async function stopContainer(host: Host, containerId: string, seconds: nu
     await using client = live.client;
     await endProcess(host, containerId, client, { signal: record.stopSignal, graceMs: seconds * 1000 });
   }
-  await using keeper = await becomeKeeper(host, containerId, "stop");
+  // It has ended, and whoever shows its output to a slow reader may go on with that.
+  await using keeper = await becomeKeeper(host, containerId, "stop", patienceMs).catch(
+    ignoreCode("deadline_exceeded"),
+  );
+  if (keeper === undefined) return;
   const current = await currentRecord(host, record);
-  if (keeper !== undefined && current !== undefined) await finishAbandoned(host, current);
+  if (current !== undefined) await finishAbandoned(host, current);
 }
 
 /** `caisson rm`; with `force` a running one is killed. */
@@ -40,7 +46,9 @@ export async function removeContainer(host: Host, containerId: string, force: bo
   const live = await probe(record, host.containers.paths(containerId).directory);
   if (live.tag === "creating") throw isBeingCreated("remove", containerId);
   if (live.tag === "running") await killFirst(host, containerId, live, force);
-  await using keeper = await becomeKeeper(host, containerId, "remove");
+  // With force what nobody has read yet is given up.
+  const hurry = force ? { hurryAfterMs: patienceMs } : {};
+  await using keeper = await becomeKeeper(host, containerId, "remove", keeperTimeoutMs, hurry);
   const current = await currentRecord(host, record);
   if (keeper === undefined || current === undefined) return;
   // The record of an exited one says that nothing but its files is left.
@@ -61,7 +69,7 @@ async function killFirst(
       `Cannot remove container "${containerId}": it is running; stop it first, or use -f`,
     );
   }
-  await endProcess(host, containerId, client, { signal: SIGKILL, graceMs: killTimeoutMs });
+  await endProcess(host, containerId, client, { signal: SIGKILL, graceMs: 0 });
 }
 
 /** Resolves when the container's process has ended. A daemon that cannot bring that about is ended itself. */
@@ -83,19 +91,23 @@ async function endProcess(
       .catch(ignoreCode("not_found", "unavailable", "deadline_exceeded"));
     return within(Promise.race([ended, sent.then(() => ended)]), graceMs, "late" as const);
   };
-  if ((await signalled(how.signal, how.graceMs)) === "ended") return;
-  if (how.signal !== SIGKILL && (await signalled(SIGKILL, killTimeoutMs)) === "ended") return;
+  if (how.signal !== SIGKILL && (await signalled(how.signal, how.graceMs)) === "ended") return;
+  if ((await signalled(SIGKILL, killTimeoutMs + host.config.drainTimeoutMs)) === "ended") return;
   await deleteShim(shimOf(host, containerId));
 }
 
 /** Undefined when the container is gone. @throws deadline_exceeded */
-async function becomeKeeper(host: Host, containerId: string, action: string): Promise<Keeper | undefined> {
-  using limit = scope(
-    undefined,
-    keeperTimeoutMs,
-    `to ${action} container "${containerId}", which another caisson still serves`,
-  );
-  return await takeKeeper(host.containers.paths(containerId).directory, { signal: limit.signal });
+async function becomeKeeper(
+  host: Host,
+  containerId: string,
+  action: string,
+  timeoutMs: number,
+  options: { readonly hurryAfterMs?: number } = {},
+): Promise<Keeper | undefined> {
+  const what = `to ${action} container "${containerId}", which another caisson still serves`;
+  using limit = scope(undefined, timeoutMs, what);
+  const { directory } = host.containers.paths(containerId);
+  return await takeKeeper(directory, { ...options, signal: limit.signal });
 }
 
 /** The container that we mean, not one that got its id since. */

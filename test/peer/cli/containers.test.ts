@@ -90,6 +90,20 @@ describe("in the background", () => {
     expect(fixture.containers).toEqual([]);
   });
 
+  test("output that nobody reads keeps neither stop nor rm -f from their work", async () => {
+    await using fixture = createFixture();
+    const name = fixture.name("a");
+    await using running = fixture.start(["run", "--name", name, fixture.image, "yes"]);
+    running.stdout.pause();
+    while ((await status(fixture, name)) !== "running") await sleep(20);
+    expect(await fixture.cli(["stop", "-t", "1", name], { timeoutMs: 60_000 })).toMatchObject({
+      exitCode: 0,
+    });
+    expect(await fixture.cli(["rm", "-f", name])).toMatchObject({ exitCode: 0 });
+    expect(fixture.containers).toEqual([]);
+    expect((await running.ended).timedOut).toBe(false);
+  });
+
   test("several at once; a failure of one does not keep the others from it", async () => {
     await using fixture = createFixture();
     const names = ["a", "b", "c"].map(fixture.name);

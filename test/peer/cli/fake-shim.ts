@@ -42,6 +42,9 @@ interface Task {
   exitCode?: number;
 }
 
+/** How long the output of an ended process may take to be read, as in the configuration of the real one. */
+const drainTimeoutMs = 3_000;
+
 const bundle = process.cwd();
 const action = process.argv.at(-1);
 const logPath = join(dirname(bundle), "requests.log");
@@ -137,8 +140,9 @@ async function serve(): Promise<void> {
     },
     kill: ({ execId, signal }: { execId: string; signal: number }) => {
       note(`Kill ${signal}`);
-      const { child, exitCode } = find(execId);
-      if (exitCode !== undefined) throw new RuntimeError("not_found", "Cannot kill: it has ended");
+      const { child } = find(execId);
+      if (child !== undefined && (child.exitCode ?? child.signalCode) !== null)
+        throw new RuntimeError("not_found", "Cannot kill: it has ended");
       if (child?.pid !== undefined) process.kill(child.pid, signal);
       return {};
     },
@@ -207,7 +211,7 @@ async function run(task: Task): Promise<void> {
     copies.push(pipeline(child.stderr, stderr.stream, { end: false }).then(() => stderr.finish()));
   }
   child.once("exit", (code, signal) => {
-    void Promise.allSettled(copies).then(() => {
+    void Promise.race([Promise.allSettled(copies), sleep(drainTimeoutMs)]).then(() => {
       ends.input?.close();
       task.exitCode = signal === null ? (code ?? 0) : 128 + (signal === "SIGKILL" ? 9 : 15);
       task.exit.resolve(task.exitCode);

@@ -59,6 +59,15 @@ test("a long path, a missing directory, a directory that goes away, an abort", a
   expect(await next).toBeUndefined();
 });
 
+test("one that cannot wait says so", async () => {
+  await using directory = createTempDir();
+  const first = await take(directory.path);
+  first.hurried.addEventListener("abort", () => void first[Symbol.asyncDispose]());
+  const next = await takeKeeper(directory.path, { hurryAfterMs: 20 });
+  expect(first.hurried.aborted).toBe(true);
+  await next?.[Symbol.asyncDispose]();
+});
+
 test("the place of one that was killed can be taken", async () => {
   await using directory = createTempDir();
   const script = `
