@@ -16,9 +16,11 @@ import { RuntimeError } from "../../src/base/errors.ts";
 import { abortable } from "../../src/base/scope.ts";
 import type {
   Container,
+  ContainerStats,
   CreateContainerRequest,
   ExecRequest,
   ExitStatus,
+  GuestPid,
   Mount,
   Process,
   ProcessState,
@@ -100,6 +102,8 @@ class FakeContainer implements Container {
   readonly #execs = new Map<string, FakeProcess>();
   readonly #emit: Emit;
   readonly #forget: () => void;
+  /** What update() was given, as text. */
+  readonly updates: string[] = [];
 
   constructor(request: CreateContainerRequest, args: readonly string[], emit: Emit, forget: () => void) {
     this.id = request.containerId;
@@ -140,9 +144,38 @@ class FakeContainer implements Container {
     return Promise.resolve(process);
   }
 
+  async pause(): Promise<void> {
+    await Promise.resolve();
+    this.#changeState("running", "paused");
+    this.#emit({ type: "paused", container: this });
+  }
+
+  async resume(): Promise<void> {
+    await Promise.resolve();
+    this.#changeState("paused", "running");
+    this.#emit({ type: "resumed", container: this });
+  }
+
+  update(linuxResourcesJson: Uint8Array): Promise<void> {
+    this.updates.push(Buffer.from(linuxResourcesJson).toString());
+    return Promise.resolve();
+  }
+
+  stats(): Promise<ContainerStats> {
+    return Promise.resolve(fakeStats);
+  }
+
+  get runningExecs(): readonly Process[] {
+    return [...this.#execs.values()].filter(({ state }) => state.tag === "running" || state.tag === "paused");
+  }
+
+  guestPids(): Promise<readonly GuestPid[]> {
+    return Promise.resolve([{ guestPid: 2, execId: "" }]);
+  }
+
   async delete(execId: string): Promise<{ exit: ExitStatus; pid: number }> {
     const process = this.process(execId);
-    if (process.state.tag === "running") {
+    if (process.state.tag === "running" || process.state.tag === "paused") {
       throw new RuntimeError("failed_precondition", `Cannot delete "${execId || this.id}": it runs`);
     }
     const exit = process.end(execId === "" ? 137 : 0, "silent");
@@ -159,6 +192,16 @@ class FakeContainer implements Container {
     for (const process of [...this.#execs.values(), this.init]) {
       if (!process.isStopped) process.end(exitCode);
     }
+  }
+
+  #changeState(from: "running" | "paused", to: "running" | "paused"): void {
+    if (this.init.state.tag !== from) {
+      throw new RuntimeError(
+        "failed_precondition",
+        `Cannot change "${this.id}": it is ${this.init.state.tag}`,
+      );
+    }
+    for (const process of [this.init, ...this.#execs.values()]) process.follow(from, to);
   }
 
   #makeProcess(execId: string, args: readonly string[], stdio: Stdio): FakeProcess {
@@ -234,6 +277,11 @@ class FakeProcess implements Process {
     }
   }
 
+  /** Follows its container when it is in the state that this one leaves. */
+  follow(from: "running" | "paused", to: "running" | "paused"): void {
+    if (this.#state.tag === from) this.#state = { tag: to };
+  }
+
   kill(signal: number): Promise<void> {
     if (this.isStopped) throw new RuntimeError("not_found", "Cannot kill: it has ended");
     if (this.execId !== "" && this.#state.tag === "created") {
@@ -252,6 +300,29 @@ class FakeProcess implements Process {
     return exit;
   }
 }
+
+const fakeStats: ContainerStats = {
+  cpu: {
+    usageMicros: 3_000_000,
+    userMicros: 2_000_000,
+    systemMicros: 1_000_000,
+    periods: 10,
+    throttledPeriods: 2,
+    throttledMicros: 500,
+  },
+  memory: {
+    usageBytes: 4_194_304,
+    limitBytes: undefined,
+    swapUsageBytes: 0,
+    swapLimitBytes: undefined,
+    peakBytes: 5_242_880,
+    stat: new Map([["inactive_file", 4096]]),
+    events: new Map([["oom_kill", 1]]),
+  },
+  pids: { current: 1, limit: undefined },
+  io: [],
+  network: [],
+};
 
 async function readArguments(bundle: string): Promise<readonly string[]> {
   const text = await readFile(join(bundle, "config.json"), "utf8").catch((cause: unknown) => {
