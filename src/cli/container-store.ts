@@ -32,7 +32,7 @@ export interface ContainerRecord {
   readonly state: RecordedState;
 }
 
-export type RecordedState =
+type RecordedState =
   | { readonly tag: "creating" }
   /** It was started; whether it still runs only its daemon knows. */
   | { readonly tag: "started"; readonly address: string }

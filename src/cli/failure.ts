@@ -11,7 +11,7 @@ export const exitCodes = {
 } as const;
 
 /** The command in the container could not be started. The exit code is told apart by what the OCI runtime said. */
-export class CommandError extends RuntimeError {
+class CommandError extends RuntimeError {
   readonly exitCode: number;
 
   constructor(exitCode: number, message: string, cause: RuntimeError) {

@@ -19,7 +19,7 @@ import {
 import { waitCommand } from "./wait-command.ts";
 
 /** What the command line says, before anything is done about it. */
-export type Action = (host: Host) => Promise<number>;
+type Action = (host: Host) => Promise<number>;
 
 export interface Invocation {
   readonly action: Action;

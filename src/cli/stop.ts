@@ -18,6 +18,9 @@ const killTimeoutMs = 15_000;
 // Whoever waited for the container has its files to put in order; with a slow reader of the output it takes longer.
 const keeperTimeoutMs = 30_000;
 const patienceMs = 5_000;
+// `rm -f` wants nothing of the container any more, so output that nobody reads is not waited for.
+const forceKillTimeoutMs = 2_000;
+const forcePatienceMs = 1_000;
 
 /** `caisson stop`: the stop signal, and after `seconds` SIGKILL. Already stopped is success. */
 export async function stopContainer(host: Host, containerId: string, seconds: number): Promise<void> {
@@ -46,8 +49,7 @@ export async function removeContainer(host: Host, containerId: string, force: bo
   const live = await probe(record, host.containers.paths(containerId).directory);
   if (live.tag === "creating") throw isBeingCreated("remove", containerId);
   if (live.tag === "running") await killFirst(host, containerId, live, force);
-  // With force what nobody has read yet is given up.
-  const hurry = force ? { hurryAfterMs: patienceMs } : {};
+  const hurry = force ? { hurryAfterMs: forcePatienceMs } : {};
   await using keeper = await becomeKeeper(host, containerId, "remove", keeperTimeoutMs, hurry);
   const current = await currentRecord(host, record);
   if (keeper === undefined || current === undefined) return;
@@ -69,7 +71,7 @@ async function killFirst(
       `Cannot remove container "${containerId}": it is running; stop it first, or use -f`,
     );
   }
-  await endProcess(host, containerId, client, { signal: SIGKILL, graceMs: 0 });
+  await endProcess(host, containerId, client, { signal: SIGKILL, graceMs: forceKillTimeoutMs });
 }
 
 /** Resolves when the container's process has ended. A daemon that cannot bring that about is ended itself. */
@@ -91,8 +93,9 @@ async function endProcess(
       .catch(ignoreCode("not_found", "unavailable", "deadline_exceeded"));
     return within(Promise.race([ended, sent.then(() => ended)]), graceMs, "late" as const);
   };
-  if (how.signal !== SIGKILL && (await signalled(how.signal, how.graceMs)) === "ended") return;
-  if ((await signalled(SIGKILL, killTimeoutMs + host.config.drainTimeoutMs)) === "ended") return;
+  if ((await signalled(how.signal, how.graceMs)) === "ended") return;
+  const timeoutMs = killTimeoutMs + host.config.drainTimeoutMs;
+  if (how.signal !== SIGKILL && (await signalled(SIGKILL, timeoutMs)) === "ended") return;
   await deleteShim(shimOf(host, containerId));
 }
 

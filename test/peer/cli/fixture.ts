@@ -1,5 +1,5 @@
 import { chmodSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { type RunOptions, type Running, run, type RunResult, start } from "../../support/cli-run.ts";
 import { createTempDir, type TempDir } from "../../support/temp-dir.ts";
 
@@ -18,7 +18,8 @@ export interface Fixture extends AsyncDisposable {
   readonly containers: readonly string[];
 }
 
-const here = import.meta.dirname;
+const fakeShim = fileURLToPath(new URL("./fake-shim.ts", import.meta.url));
+const cliEntry = fileURLToPath(new URL("./cli-entry.ts", import.meta.url));
 const node = [process.execPath, "--no-warnings"];
 
 export function createFixture(): Fixture {
@@ -26,19 +27,10 @@ export function createFixture(): Fixture {
   const log = directory.join("requests.log");
   writeFileSync(log, "");
   const shim = directory.join("shim");
-  writeFileSync(
-    shim,
-    `#!/bin/sh\nexport FAKE_LOG=${log}\nexec ${node.join(" ")} ${join(here, "fake-shim.ts")} "$@"\n`,
-  );
+  writeFileSync(shim, `#!/bin/sh\nexport FAKE_LOG=${log}\nexec ${node.join(" ")} ${fakeShim} "$@"\n`);
   chmodSync(shim, 0o755);
   mkdirSync(directory.join("rootfs"));
-  const argv = (...args: string[]) => [
-    ...node,
-    join(here, "cli-entry.ts"),
-    directory.join("data"),
-    shim,
-    ...args,
-  ];
+  const argv = (...args: string[]) => [...node, cliEntry, directory.join("data"), shim, ...args];
   return {
     directory,
     name: (suffix) => `${directory.token}-${suffix}`,
