@@ -142,7 +142,7 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
     const lost = watchLoss(vm, [
       ended,
       agent.subscribe(request.events).then((words) => `the agent is lost: ${words}`),
-      watchHealth((pingSignal) => pingWithin(agent, config.healthIntervalMs, pingSignal), {
+      watchHealth((pingSignal) => pingWithin(agent, config.healthIntervalMs, log, pingSignal), {
         intervalMs: config.healthIntervalMs,
         signal: health.signal,
       }),
@@ -295,9 +295,10 @@ async function watchLoss(vm: RunningVm, losses: readonly Promise<string>[]): Pro
   return reason;
 }
 
-async function pingWithin(agent: Agent, timeoutMs: number, signal: AbortSignal): Promise<void> {
+async function pingWithin(agent: Agent, timeoutMs: number, log: Log, signal: AbortSignal): Promise<void> {
   using limit = scope(signal, timeoutMs, "the ping of the guest's agent");
-  await agent.ping(limit.signal);
+  const agentResidentBytes = await agent.ping(limit.signal);
+  log.debug({ agentResidentBytes }, "the guest answers");
 }
 
 /** The guest's clock starts with its kernel; the arrival of the ready line, which we saw, ties it to ours. */

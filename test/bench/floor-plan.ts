@@ -1,0 +1,39 @@
+import { planQemu } from "../../src/hypervisor/qemu/plan.ts";
+import type { VmConfig } from "../../src/hypervisor/vm-config.ts";
+
+/** What the floor has of a sandbox's command line; the rest are devices and the sockets that we talk over. */
+const keptFlags = new Set([
+  "-nodefaults",
+  "-no-user-config",
+  "-display",
+  "-no-reboot",
+  "-sandbox",
+  "-machine",
+  "-global",
+  "-m",
+  "-smp",
+  "-accel",
+  "-cpu",
+  "-append",
+]);
+
+/**
+ * The command line of the floor's QEMU, made of the one that a sandbox gets: the same machine, CPU, memory, accelerator and
+ * kernel, with the console on stdout and no other device.
+ */
+export function planFloor(config: VmConfig): string[] {
+  const { path, initrdPath } = config.kernel;
+  const { args } = planQemu({ ...config, disks: [], shares: [], nics: [] });
+  const pairs = args.flatMap((arg, index) => {
+    if (!arg.startsWith("-")) return [];
+    const value = args[index + 1];
+    return [value === undefined || value.startsWith("-") ? [arg] : [arg, value]];
+  });
+  const isMemory = ([flag, value = ""]: readonly string[]) =>
+    flag === "-object" && value.startsWith("memory-backend-");
+  const kept = pairs.filter((pair) => keptFlags.has(pair[0] ?? "") || isMemory(pair)).flat();
+  const console = ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"];
+  const initrd = initrdPath === undefined ? [] : ["-initrd", initrdPath];
+  // By path: a sandbox's QEMU, which is nobody in particular, gets them as descriptors.
+  return [...kept, "-kernel", path, ...initrd, ...console];
+}

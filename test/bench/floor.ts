@@ -1,0 +1,171 @@
+import { chownSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { createServer, type Socket } from "node:net";
+import { join } from "node:path";
+import { Cleanup } from "../../src/base/cleanup.ts";
+import { abortable, scope } from "../../src/base/scope.ts";
+import type { Config } from "../../src/config/config.ts";
+import { chooseAccelerator, inspectHost } from "../../src/hypervisor/accelerator.ts";
+import { vsockSocketName } from "../../src/hypervisor/hypervisor.ts";
+import { formatKernelParams } from "../../src/hypervisor/kernel-params.ts";
+import { createQemuDriver } from "../../src/hypervisor/qemu/driver.ts";
+import type { VmConfig } from "../../src/hypervisor/vm-config.ts";
+import { findGuestFiles } from "../../src/sandbox/guest-files.ts";
+import { outcome, start } from "../support/cli-run.ts";
+import type { TempDir } from "../support/temp-dir.ts";
+import { planFloor } from "./floor-plan.ts";
+
+/** The program at the other end (`floor-init/init.c`), as scripts/bench has built it. */
+export interface FloorFiles {
+  readonly directory: string;
+  /** It alone. */
+  readonly initrd: string;
+}
+
+/** @throws Error  scripts/bench was not what started us */
+export function findFloorFiles(): FloorFiles {
+  const directory = process.env["CAISSON_BENCH_FLOOR"] ?? "";
+  if (directory === "" || !existsSync(join(directory, "init")))
+    throw new Error("Cannot measure: the floor's init is not built; run `make bench`");
+  return { directory, initrd: join(directory, "initrd") };
+}
+
+export interface FloorOptions {
+  readonly config: Config;
+  readonly files: FloorFiles;
+  readonly dir: TempDir;
+}
+
+/** A VM as a container without limits gets it, with the arguments for its init. */
+async function describeVm(
+  { config, dir }: FloorOptions,
+  name: string,
+  initrdPath: string,
+  init: readonly string[],
+): Promise<VmConfig> {
+  const guest = findGuestFiles(config);
+  const host = await inspectHost();
+  const accelerator = chooseAccelerator(config.accel, host);
+  const { tscKhz } = host.cpu;
+  const params = formatKernelParams({
+    hasInitrd: true,
+    ...(accelerator === "tcg" && tscKhz !== undefined ? { tscKhz } : {}),
+    debugAgent: false,
+  });
+  // The first user id behind those of the sandboxes.
+  const uid = config.vmmUidBase + config.vmmUidCount;
+  return {
+    sandboxId: `${dir.token}-${name}`,
+    directory: dir.join(name),
+    user: { uid, gid: host.kvm.tag === "group" ? host.kvm.gid : uid },
+    machine: config.machine,
+    accelerator,
+    vcpus: config.defaultVcpus,
+    memoryMiB: config.defaultMemoryMiB,
+    kernel: {
+      path: guest.kernelPath,
+      initrdPath,
+      commandLine: [params, ...init].join(" "),
+      acpi: guest.acpi,
+    },
+    disks: [],
+    shares: [],
+    nics: [],
+  };
+}
+
+/** One run of the floor, in milliseconds since QEMU was started. */
+export interface FloorBoot {
+  readonly helloMs: number;
+  readonly exitMs: number;
+}
+
+/** Boots the floor: the kernel, an init that says hello and resets, and QEMU's end. */
+export async function prepareFloor(options: FloorOptions): Promise<() => Promise<FloorBoot>> {
+  const vm = await describeVm(options, "floor", options.files.initrd, ["hello"]);
+  const argv = [options.config.qemuPath, ...planFloor(vm)];
+  return async () => {
+    const begin = performance.now();
+    await using qemu = start(argv, { timeoutMs: 60_000 });
+    qemu.stdin.end();
+    let stdout = "";
+    let stderr = "";
+    let helloMs: number | undefined;
+    qemu.stdout.on("data", (chunk: Buffer) => {
+      stdout += chunk.toString("latin1");
+      if (/^hello/m.test(stdout)) helloMs ??= performance.now() - begin;
+    });
+    qemu.stderr.on("data", (chunk: Buffer) => {
+      stderr += chunk.toString();
+    });
+    const exitMs = new Promise<number>((resolve) => {
+      qemu.child.once("exit", () => resolve(performance.now() - begin));
+    });
+    const end = await qemu.ended;
+    const result = { ...end, stdout, stderr, durationMs: await exitMs };
+    if (end.exitCode !== 0 || helloMs === undefined)
+      throw new Error(`The floor did not boot: ${outcome(result)}`);
+    return { helloMs, exitMs: result.durationMs };
+  };
+}
+
+/** Port on the host that the init connects to. */
+const rawPort = 1100;
+const bootTimeoutMs = 60_000;
+
+export interface RawVsock extends AsyncDisposable {
+  /** The connection with the init, which serves it as `floor-init/init.c` says. */
+  readonly socket: Socket;
+}
+
+/**
+ * Boots a VM that has nothing but the vsock device, through the driver and the backend that sandboxes use, and returns the
+ * connection that its init makes.
+ */
+export async function startRawVsock(
+  options: FloorOptions,
+  transferBytes: number,
+  signal: AbortSignal,
+): Promise<RawVsock> {
+  const { config } = options;
+  await using cleanup = new Cleanup();
+  const initrd = modulesInitrd(options);
+  const vm = await describeVm(options, "raw", initrd, ["vsock", String(rawPort), String(transferBytes)]);
+  mkdirSync(vm.directory, { mode: 0o700 });
+  chownSync(vm.directory, vm.user.uid, vm.user.gid);
+
+  const connected = Promise.withResolvers<Socket>();
+  const server = createServer({ pauseOnConnect: true }, connected.resolve);
+  const path = join(vm.directory, `${vsockSocketName}_${rawPort}`);
+  await new Promise<void>((resolve, reject) => {
+    server.once("error", reject);
+    server.listen(path, resolve);
+  });
+  cleanup.defer("listener", () => {
+    server.close();
+  });
+  chownSync(path, vm.user.uid, vm.user.gid);
+
+  using limit = scope(signal, bootTimeoutMs, "the boot of the raw vsock floor");
+  const driver = createQemuDriver(config);
+  const running = await driver.boot(vm, { signal: limit.signal, onProcess: () => {} });
+  cleanup.defer("VM", () => running[Symbol.asyncDispose]());
+  const ended = running.exited.then(({ reason }) => {
+    throw new Error(`The raw vsock floor ended: ${reason}; console: ${running.consoleTail().slice(-2000)}`);
+  });
+  ended.catch(() => {});
+  const socket = await abortable(Promise.race([connected.promise, ended]), limit.signal);
+  cleanup.defer("connection", () => {
+    socket.destroy();
+  });
+  const owned = cleanup.move();
+  return { socket, [Symbol.asyncDispose]: () => owned[Symbol.asyncDispose]() };
+}
+
+/** The initrd that a kernel with modules needs for vsock: the guest's own, with our init in the place of the agent. */
+function modulesInitrd({ config, files, dir }: FloorOptions): string {
+  const { initrdPath } = findGuestFiles(config);
+  if (initrdPath === undefined) return files.initrd;
+  const path = dir.join("raw-initrd");
+  writeFileSync(path, Buffer.concat([readFileSync(initrdPath), readFileSync(files.initrd)]));
+  return path;
+}

@@ -1,0 +1,119 @@
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { loadConfig } from "../../src/config/load.ts";
+import { createCli } from "../support/cli.ts";
+import { runOk } from "../support/cli-run.ts";
+import { runtime, startContainerd } from "../support/containerd.ts";
+import { expectNoLeaks, takeSnapshot } from "../support/leaks.ts";
+import { type Bench, type Benchmark, runcRuntime } from "./bench.ts";
+import { coldStart } from "./cold-start.ts";
+import { findFloorFiles } from "./floor.ts";
+import { describeMachine, findVersions, readLoad } from "./machine.ts";
+import { memory } from "./memory.ts";
+import type { Row } from "./rows.ts";
+import { formatTable } from "./table.ts";
+import { throughput } from "./throughput.ts";
+
+const benchmarks: readonly Benchmark[] = [coldStart, throughput, memory];
+
+const root = join(import.meta.dirname, "../..");
+const resultsPath = join(root, "build/bench/results.json");
+
+const runs = readRuns(process.env["CAISSON_BENCH_RUNS"]);
+const chosen = choose(process.env["CAISSON_BENCH_ONLY"]);
+const begin = performance.now();
+
+const stop = new AbortController();
+// Ctrl-C goes to our children too. The handler only keeps us alive to clean up.
+for (const name of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+  process.on(name, () => stop.abort(new Error(`stopped by ${name}`)));
+}
+
+const floorFiles = findFloorFiles();
+progress("preparing: image, containerd, a first container of each runtime");
+const loadBefore = readLoad();
+await using cli = await createCli();
+await using containerd = await startContainerd();
+const config = loadConfig({
+  environment: { CAISSON_CONFIG: cli.dir.join("caisson.toml") },
+  executableDirectory: join(root, "build/bin"),
+});
+const first = containerd.runArgs(["--rm"], containerd.id("runc"), "true");
+await runOk(containerd.ctrArgv(...first.map((arg) => (arg === runtime ? runcRuntime : arg))));
+
+const bench: Bench = {
+  runs,
+  config,
+  floorFiles,
+  cli,
+  containerd,
+  signal: stop.signal,
+  progress,
+};
+const before = await Promise.all([cli, containerd].map((made) => takeSnapshot(made.leakScope())));
+const rows: Row[] = [];
+const failures: string[] = [];
+for (const benchmark of chosen) {
+  try {
+    rows.push(...(await benchmark.run(bench)));
+  } catch (error) {
+    failures.push(`${benchmark.name}: ${describe(error)}`);
+    progress(`failed: ${failures.at(-1)}`);
+    await Promise.all([cli.removeAll(), containerd.removeAll()]);
+  }
+  if (stop.signal.aborted) break;
+}
+for (const snapshot of before) {
+  await expectNoLeaks(snapshot).catch((error: unknown) => failures.push(`left behind: ${describe(error)}`));
+}
+
+const machine = await describeMachine(config);
+const versions = await findVersions(config, root, process.env["CAISSON_TEST_CONTAINERD"] ?? "");
+const load = { before: loadBefore, after: readLoad() };
+const results = { machine, versions, load, rows };
+mkdirSync(join(resultsPath, ".."), { recursive: true });
+writeFileSync(resultsPath, `${JSON.stringify(results, undefined, 2)}\n`);
+
+const { cpu, cores, memoryMiB, kernel, accelerator, guestMemoryMiB, guestVcpus } = machine;
+process.stdout.write(`
+${formatTable(rows)}
+machine   ${cpu}, ${cores} cores, ${memoryMiB} MiB, Linux ${kernel}
+VMs       ${accelerator}, ${machine.machine}, ${guestMemoryMiB} MiB, ${guestVcpus} vCPU
+versions  ${Object.entries(versions)
+  .map(([name, version]) => `${name} ${version}`)
+  .join(", ")}
+load      ${load.before.join(" ")} before, ${load.after.join(" ")} after (1, 5, 15 minutes)
+spread    (third quartile - first quartile) / median
+results   ${resultsPath}
+`);
+// Half of the machine is somebody else's.
+if ((loadBefore[0] ?? 0) > cores / 2)
+  process.stdout.write("warning   the machine was busy before the start: these figures say little\n");
+for (const failure of failures) process.stderr.write(`FAILED    ${failure}\n`);
+process.exitCode = failures.length === 0 ? 0 : 1;
+
+function progress(text: string): void {
+  process.stderr.write(`    [${((performance.now() - begin) / 1000).toFixed(0).padStart(4)} s] ${text}\n`);
+}
+
+function describe(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  return error.cause === undefined ? error.message : `${error.message}: ${describe(error.cause)}`;
+}
+
+function readRuns(text = "10"): number {
+  const number = Number(text);
+  if (!Number.isInteger(number) || number < 1 || number > 1000)
+    throw new Error(
+      `Cannot measure CAISSON_BENCH_RUNS="${text}" times: expected a whole number from 1 to 1000`,
+    );
+  return number;
+}
+
+function choose(pattern = ""): readonly Benchmark[] {
+  const expression = new RegExp(pattern, "i");
+  const matching = benchmarks.filter(({ name }) => expression.test(name));
+  if (matching.length > 0) return matching;
+  const names = benchmarks.map(({ name }) => `"${name}"`).join(", ");
+  throw new Error(`CAISSON_BENCH_ONLY="${pattern}" matches none of ${names}`);
+}
