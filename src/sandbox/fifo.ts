@@ -3,7 +3,7 @@
  * threads of libuv), and each side also holds the opposite end, so that a client may go away and come back
  * (containerd restarts) without the process seeing EOF or EPIPE.
  */
-import { closeSync, constants, createWriteStream, fstatSync, mkdirSync, openSync } from "node:fs";
+import { closeSync, constants, createWriteStream, fstatSync, lstatSync, mkdirSync, openSync } from "node:fs";
 import { Socket } from "node:net";
 import { dirname } from "node:path";
 import type { Writable } from "node:stream";
@@ -41,7 +41,7 @@ export function openInput(path: string): Input {
     closeSync(reader);
     throw new RuntimeError("invalid_argument", `Cannot open stdin "${path}": expected a FIFO`);
   }
-  let hold: number | undefined = openSync(path, O_WRONLY | O_NONBLOCK);
+  let hold: number | undefined = openOtherEnd(reader, O_WRONLY);
   const release = () => {
     if (hold !== undefined) closeSync(hold);
     hold = undefined;
@@ -71,7 +71,7 @@ export async function openOutput(uri: string, signal: AbortSignal): Promise<Outp
   const path = uri.startsWith("fifo://") ? uri.slice("fifo://".length) : uri;
   const writer = await openWriter(path, signal);
   const status = fstatSync(writer);
-  if (status.isDirectory() || status.isSocket()) {
+  if (!status.isFIFO() && !status.isFile() && !status.isCharacterDevice()) {
     closeSync(writer);
     throw new RuntimeError(
       "invalid_argument",
@@ -79,23 +79,43 @@ export async function openOutput(uri: string, signal: AbortSignal): Promise<Outp
     );
   }
   // Keeps the FIFO from breaking when its reader goes away; never read from.
-  const hold = status.isFIFO() ? openSync(path, O_RDONLY | O_NONBLOCK) : undefined;
+  const hold = status.isFIFO() ? openOtherEnd(writer, O_RDONLY) : undefined;
   return asOutput(writer, hold);
 }
 
 function filePathOf(uri: string): string | undefined {
   const scheme = /^([a-z][a-z0-9+.-]*):\/\//.exec(uri)?.[1];
   if (scheme === undefined || scheme === "fifo") return undefined;
-  if (scheme === "file") return decodeURIComponent(new URL(uri).pathname);
+  if (scheme === "file") return parseFileUri(uri);
   throw new RuntimeError(
     "unimplemented",
     `Cannot open output "${uri}": the scheme "${scheme}" is not supported; expected a FIFO's path or file://`,
   );
 }
 
+function parseFileUri(uri: string): string {
+  try {
+    return decodeURIComponent(new URL(uri).pathname);
+  } catch (cause) {
+    throw new RuntimeError("invalid_argument", `Cannot open output "${uri}": it is not a valid URI`, {
+      cause,
+    });
+  }
+}
+
 function fileOutput(path: string): Output {
-  mkdirSync(dirname(path), { recursive: true, mode: 0o755 });
-  return asOutput(openChecked(path, O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW, 0o644), undefined);
+  try {
+    mkdirSync(dirname(path), { recursive: true, mode: 0o755 });
+  } catch (cause) {
+    throw cannotOpen(path, cause);
+  }
+  // Non-blocking for the case that it is a FIFO, where the open itself would wait for a reader.
+  const writer = openChecked(path, O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_NONBLOCK, 0o644);
+  if (!fstatSync(writer).isFile()) {
+    closeSync(writer);
+    throw new RuntimeError("invalid_argument", `Cannot open output "${path}": expected a regular file`);
+  }
+  return asOutput(writer, undefined);
 }
 
 async function openWriter(path: string, signal: AbortSignal): Promise<number> {
@@ -104,10 +124,25 @@ async function openWriter(path: string, signal: AbortSignal): Promise<number> {
     try {
       return openSync(path, O_WRONLY | O_NONBLOCK | O_NOFOLLOW | O_APPEND);
     } catch (error) {
-      // ENXIO: no reader yet.
-      if (errnoOf(error) !== "ENXIO") throw cannotOpen(path, error);
+      // ENXIO: a FIFO without a reader yet. Sockets and devices without a driver have it too, for ever.
+      const isWaiting = errnoOf(error) === "ENXIO" && (lstatOf(path)?.isFIFO() ?? true);
+      if (!isWaiting) throw cannotOpen(path, error);
     }
     await sleep(readerRetryMs, undefined, { signal }).catch(() => signal.throwIfAborted());
+  }
+}
+
+function lstatOf(path: string) {
+  return lstatSync(path, { throwIfNoEntry: false });
+}
+
+/** Opens the same FIFO once more, whatever its path names by now. On failure `fd` is closed. */
+function openOtherEnd(fd: number, flags: number): number {
+  try {
+    return openSync(`/proc/self/fd/${fd}`, flags | O_NONBLOCK);
+  } catch (cause) {
+    closeSync(fd);
+    throw new RuntimeError(systemErrorCode(cause), "Cannot open the other end of a FIFO", { cause });
   }
 }
 
@@ -120,8 +155,8 @@ function openChecked(path: string, flags: number, mode?: number): number {
 }
 
 function cannotOpen(path: string, cause: unknown): RuntimeError {
-  const code =
-    errnoOf(cause) === "ELOOP" || errnoOf(cause) === "EISDIR" ? "invalid_argument" : systemErrorCode(cause);
+  const isOfOtherKind = ["ELOOP", "EISDIR", "ENXIO", "ERR_INVALID_ARG_VALUE"].includes(errnoOf(cause) ?? "");
+  const code = isOfOtherKind ? "invalid_argument" : systemErrorCode(cause);
   return new RuntimeError(code, `Cannot open stdio "${path}"`, { cause });
 }
 

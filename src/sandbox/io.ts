@@ -1,6 +1,7 @@
 import type { Socket } from "node:net";
-import { asError, describe } from "../base/errors.ts";
+import { asError, describe, RuntimeError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
+import { settleAll } from "../base/settle.ts";
 import { endFrame, encodeFrames, FrameDecoder } from "../agent-client/frames.ts";
 import type { StreamName } from "../agent-client/streams.ts";
 import { type Input, openInput, openOutput, type Output } from "./fifo.ts";
@@ -26,6 +27,7 @@ export class ProcessIo {
   readonly #guestStreams = new Set<Socket>();
   #exitSeen: Promise<unknown> = Promise.resolve();
   #finished: Promise<unknown> = Promise.resolve();
+  #isClosed = false;
 
   private constructor(log: Log, input: Input | undefined, outputs: readonly NamedOutput[]) {
     this.#log = log;
@@ -37,16 +39,23 @@ export class ProcessIo {
   static async open(stdio: Stdio, log: Log, signal: AbortSignal): Promise<ProcessIo> {
     const opened: NamedOutput[] = [];
     let input: Input | undefined;
+    // When one cannot be opened, the wait for the reader of the other one ends.
+    const failure = new AbortController();
+    const either = AbortSignal.any([signal, failure.signal]);
+    const openNamed = async (name: StreamName, uri: string) => {
+      try {
+        opened.push({ name, output: await openOutput(uri, either) });
+      } catch (error) {
+        failure.abort(error);
+        throw error;
+      }
+    };
     try {
       if (stdio.stdin !== "") input = openInput(stdio.stdin);
       // One file for both must be opened twice: each stream closes its own.
       const wanted: [StreamName, string][] = [["stdout", stdio.stdout]];
       if (!stdio.terminal) wanted.push(["stderr", stdio.stderr]);
-      await Promise.all(
-        wanted
-          .filter(([, uri]) => uri !== "")
-          .map(async ([name, uri]) => opened.push({ name, output: await openOutput(uri, signal) })),
-      );
+      await settleAll(wanted.filter(([, uri]) => uri !== "").map(([name, uri]) => openNamed(name, uri)));
       return new ProcessIo(log, input, opened);
     } catch (error) {
       input?.close();
@@ -63,6 +72,10 @@ export class ProcessIo {
   async connect(openGuestStream: OpenGuestStream, signal: AbortSignal): Promise<void> {
     const dial = async (name: StreamName) => {
       const socket = await openGuestStream(name, signal);
+      if (this.#isClosed) {
+        socket.destroy();
+        throw new RuntimeError("canceled", `Cannot connect ${name}: the stdio of the process was closed`);
+      }
       this.#guestStreams.add(socket);
       socket.once("close", () => this.#guestStreams.delete(socket));
       return socket;
@@ -103,6 +116,7 @@ export class ProcessIo {
 
   /** Ends everything at once. Idempotent. */
   close(): void {
+    this.#isClosed = true;
     this.#input?.close();
     for (const socket of this.#guestStreams) socket.destroy();
     for (const { output } of this.#outputs) output.close();
