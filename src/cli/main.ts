@@ -1,7 +1,7 @@
 /** The `caisson` command line. It holds no VM: it starts the daemon that containerd starts too, and talks to it. */
 import { basename, join } from "node:path";
 import { loadConfig } from "../config/load.ts";
-import { runCli } from "./cli.ts";
+import { catchTheRest, runCli } from "./cli.ts";
 import { ContainerStore } from "./container-store.ts";
 import type { Host } from "./host.ts";
 
@@ -18,5 +18,8 @@ function openHost(): Host {
   };
 }
 
+catchTheRest();
+// The modes of what a container sees are our choice, not that of the shell that we were called from.
+process.umask(0o022);
 // Explicitly, because a stdin that nobody reads any more would keep the process alive.
 process.exit(await runCli(process.argv.slice(2), openHost));

@@ -1,6 +1,6 @@
 import { RuntimeError } from "../base/errors.ts";
-import { exec } from "../base/exec.ts";
 import { mountsBelow, unmountAllBelow } from "../storage/mount.ts";
+import { runChild } from "./child.ts";
 
 const removalTimeoutMs = 600_000;
 
@@ -19,5 +19,9 @@ export async function removeTree(directory: string): Promise<void> {
       `Cannot remove "${directory}": "${left[0]}" is still mounted`,
     );
   }
-  await exec(["rm", "-rf", "--one-file-system", "--", directory], { timeoutMs: removalTimeoutMs });
+  await runChild(["rm", "-rf", "--one-file-system", "--", directory], {
+    action: `remove "${directory}"`,
+    cwd: "/",
+    timeoutMs: removalTimeoutMs,
+  });
 }

@@ -4,7 +4,7 @@ import { pathToFileURL } from "node:url";
 import { Cleanup } from "../base/cleanup.ts";
 import type { ExitStatus, Stdio } from "../sandbox/model.ts";
 import { sandboxPaths } from "../sandbox/paths.ts";
-import { Timeline } from "../sandbox/timeline.ts";
+import { type Phase, Timeline } from "../sandbox/timeline.ts";
 import { loadNative } from "../base/native.ts";
 import { attach } from "./attach.ts";
 import { planContainer, type RunOptions } from "./container-plan.ts";
@@ -44,7 +44,7 @@ export async function run(host: Host, options: RunOptions): Promise<number> {
   if (options.detached) {
     const openStdio = (paths: ContainerPaths) => detachedStdio(paths, options);
     const created = await createContainer(host, { ...create, openStdio });
-    return await runDetached(host, created, cleanup);
+    return await runDetached(host, { created, options, cleanup, timeline });
   }
   let io: ProcessIo | undefined;
   const openStdio = (paths: ContainerPaths) => {
@@ -56,13 +56,16 @@ export async function run(host: Host, options: RunOptions): Promise<number> {
   return await runAttached(host, { created, io, relay, options, cleanup, timeline });
 }
 
-interface Attached {
+interface Detached {
   readonly created: CreatedContainer;
-  readonly io: ProcessIo;
-  readonly relay: SignalRelay;
   readonly options: RunOptions;
   readonly cleanup: Cleanup;
   readonly timeline: Timeline;
+}
+
+interface Attached extends Detached {
+  readonly io: ProcessIo;
+  readonly relay: SignalRelay;
 }
 
 /** From Start to the removal of everything but the record. */
@@ -90,9 +93,7 @@ async function runAttached(host: Host, attached: Attached): Promise<number> {
     timeline.add("run", beginRun, performance.now() - beginRun);
   } finally {
     if (beginRun !== beginStart) {
-      const daemonPhases = await readDaemonPhases(
-        sandboxPaths(host.config.stateDirectory, namespace, containerId).timeline,
-      );
+      const daemonPhases = await daemonPhasesOf(host, containerId);
       io[Symbol.dispose]();
       const known = await endTask(host, containerId, client, timeline);
       await settle(host, record, exit ?? { exitCode: known, exitedAt: new Date() });
@@ -130,15 +131,24 @@ function detachedStdio(paths: ContainerPaths, options: RunOptions): Stdio {
   return { stdin, stdout: uri, stderr: options.terminal ? "" : uri, terminal: options.terminal };
 }
 
-async function runDetached(host: Host, created: CreatedContainer, cleanup: Cleanup): Promise<number> {
+async function runDetached(host: Host, { created, options, cleanup, timeline }: Detached): Promise<number> {
   const { client, record, keeper } = created;
-  await client.start("").catch((error: unknown) => {
+  const started = timeline.measure("start", () => client.start(""));
+  await started.catch((error: unknown) => {
     throw commandFailure(error, record.args[0] ?? "");
   });
   await handOver(host, record.id);
   cleanup.move();
   await client[Symbol.asyncDispose]();
   await keeper[Symbol.asyncDispose]();
+  if (options.timeline) {
+    process.stderr.write(formatTimeline(timeline.phases, await daemonPhasesOf(host, record.id)));
+  }
   process.stdout.write(`${record.id}\n`);
   return 0;
+}
+
+/** The daemon's part of the timeline, which goes with the sandbox. */
+function daemonPhasesOf(host: Host, containerId: string): Promise<Phase[]> {
+  return readDaemonPhases(sandboxPaths(host.config.stateDirectory, namespace, containerId).timeline);
 }
