@@ -31,7 +31,7 @@ export function bindSources(spec: Spec): BindSource[] {
  * cpusets (the guest has CPUs of its own), AppArmor profiles and SELinux labels (the guest kernel has no such module; the VM is
  * the stronger wall), annotations.
  *
- * @throws unimplemented     hooks, id-mapped mounts, Intel RDT
+ * @throws unimplemented     id-mapped mounts, Intel RDT
  * @throws failed_precondition  host namespaces
  * @throws invalid_argument  a device of the host
  */
@@ -42,7 +42,7 @@ export function guestSpec(spec: Spec, containerId: string, terminal: boolean): S
   const mounts = (spec.mounts ?? []).map((mount) =>
     isBind(mount) ? { ...mount, type: "bind", source: `${share}/mounts/${nextBind++}` } : mount,
   );
-  const { annotations: _annotations, hooks: _hooks, linux = {}, process, ...rest } = spec;
+  const { annotations: _annotations, hooks, linux = {}, process, ...rest } = spec;
   const {
     apparmorProfile: _profile,
     selinuxLabel: _label,
@@ -54,6 +54,11 @@ export function guestSpec(spec: Spec, containerId: string, terminal: boolean): S
     process: { ...guestProcess, terminal } as unknown as NonNullable<Spec["process"]>,
     root: { ...spec.root, path: `${share}/rootfs` },
     mounts,
+    // Those of the container's namespace; the others run on the host.
+    hooks: {
+      createContainer: hooks?.createContainer ?? [],
+      startContainer: hooks?.startContainer ?? [],
+    },
     linux: guestLinux(linux, containerId),
   };
 }
@@ -80,12 +85,6 @@ function guestResources(resources: object): object {
 function refuseUnsupported(spec: Spec): void {
   const refuse = (code: "unimplemented" | "failed_precondition" | "invalid_argument", fact: string) =>
     new RuntimeError(code, `Cannot create the container: ${fact}`);
-  const hooks = Object.entries(spec.hooks ?? {}).filter(([, list]) => list.length > 0);
-  if (hooks.length > 0)
-    throw refuse(
-      "unimplemented",
-      `its configuration has hooks (${hooks.map(([name]) => name).join(", ")}), which are not supported yet`,
-    );
   if ((spec.mounts ?? []).some((mount) => mount.uidMappings?.length || mount.gidMappings?.length)) {
     throw refuse("unimplemented", "id-mapped mounts are not supported");
   }

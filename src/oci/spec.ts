@@ -16,9 +16,29 @@ export interface Spec {
   readonly hostname?: string;
   readonly mounts?: readonly SpecMount[];
   readonly annotations?: Readonly<Record<string, string>>;
-  readonly hooks?: Readonly<Record<string, readonly unknown[]>>;
+  readonly hooks?: SpecHooks;
   readonly linux?: SpecLinux;
 }
+
+/** A program to run at a point of a container's life. */
+export interface SpecHook {
+  readonly path: string;
+  /** With the name as the first. */
+  readonly args?: readonly string[];
+  /** `NAME=value` each. */
+  readonly env?: readonly string[];
+  readonly timeout?: number;
+}
+
+export type HookStage =
+  | "prestart"
+  | "createRuntime"
+  | "createContainer"
+  | "startContainer"
+  | "poststart"
+  | "poststop";
+
+export type SpecHooks = { readonly [stage in HookStage]?: readonly SpecHook[] };
 
 export interface SpecProcess {
   readonly terminal?: boolean;
@@ -76,6 +96,7 @@ function checkSpec(spec: Json, path: string): void {
   checkRoot(spec["root"], refuse);
   checkProcess(spec["process"], refuse);
   checkMounts(spec["mounts"], refuse);
+  checkHooks(spec["hooks"], refuse);
   const linux = spec["linux"];
   if (linux !== undefined && !isObject(linux)) throw refuse("linux", "an object");
   const annotations = spec["annotations"];
@@ -135,6 +156,42 @@ function checkMounts(mounts: Json | undefined, refuse: Refuse): void {
     if (!Array.isArray(options) || !options.every(isCString))
       throw refuse(`${field}.options`, "a list of strings");
   });
+}
+
+function checkHooks(hooks: Json | undefined, refuse: Refuse): void {
+  if (hooks === undefined || hooks === null) return;
+  if (!isObject(hooks)) throw refuse("hooks", "an object");
+  for (const [stage, list] of Object.entries(hooks)) {
+    if (!hookStages.has(stage)) throw refuse(`hooks.${stage}`, `one of ${[...hookStages].join(", ")}`);
+    if (!Array.isArray(list)) throw refuse(`hooks.${stage}`, "a list");
+    list.forEach((hook: Json, index) => checkHook(hook, `hooks.${stage}[${index}]`, refuse));
+  }
+}
+
+const hookStages: ReadonlySet<string> = new Set<HookStage>([
+  "prestart",
+  "createRuntime",
+  "createContainer",
+  "startContainer",
+  "poststart",
+  "poststop",
+]);
+
+function checkHook(hook: Json, field: string, refuse: Refuse): void {
+  if (!isObject(hook)) throw refuse(field, "an object");
+  const path = hook["path"];
+  if (!isCString(path) || !path.startsWith("/")) throw refuse(`${field}.path`, "an absolute path");
+  for (const name of ["args", "env"]) {
+    const list = hook[name] ?? [];
+    if (!Array.isArray(list) || !list.every(isCString)) throw refuse(`${field}.${name}`, "a list of strings");
+  }
+  const timeout = hook["timeout"];
+  if (
+    timeout !== undefined &&
+    !(Number.isInteger(timeout) && Number(timeout) > 0 && Number(timeout) <= 3600)
+  ) {
+    throw refuse(`${field}.timeout`, "a number of seconds from 1 to 3600");
+  }
 }
 
 function isObject(value: Json | undefined): value is { readonly [key: string]: Json } {

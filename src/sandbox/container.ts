@@ -1,4 +1,5 @@
 import type { Agent } from "../agent-client/agent.ts";
+import type { ContainerHooks } from "./hooks.ts";
 import type { OpenGuestStream } from "./io.ts";
 import { ProcessIo } from "./io.ts";
 import { asError, codeOf, describe, RuntimeError } from "../base/errors.ts";
@@ -14,6 +15,7 @@ import type {
   Process,
   SandboxEvent,
 } from "./model.ts";
+import type { SandboxObserver } from "./observer.ts";
 import { GuestProcess } from "./process.ts";
 import { loadConsoleSize } from "./console-size.ts";
 import type { VmSize } from "./sizing.ts";
@@ -33,8 +35,10 @@ export interface ContainerOptions {
   readonly bundle: string;
   readonly rootfs: readonly Mount[];
   readonly init: GuestProcess;
+  readonly hooks: ContainerHooks;
   readonly agent: Agent;
   readonly log: Log;
+  readonly observer: SandboxObserver | undefined;
   readonly hostPid: number;
   readonly vmSize: VmSize;
   readonly drainTimeoutMs: number;
@@ -78,6 +82,7 @@ export class GuestContainer implements Container {
         async () => {},
         () => emit({ type: "start", container: this }),
       );
+      await this.#tolerate("poststart", this.#options.hooks.afterStart());
       return;
     }
     if (this.init.isFinishing) throw this.#wrongState(`start "${execId}" in`);
@@ -243,7 +248,8 @@ export class GuestContainer implements Container {
 
   async #connectExec(process: GuestProcess): Promise<void> {
     using limit = scope(undefined, this.#options.drainTimeoutMs, `the stdio of process "${process.execId}"`);
-    const io = await ProcessIo.open(process.stdio, this.#options.log, limit.signal);
+    const { log, observer } = this.#options;
+    const io = await ProcessIo.open(process.stdio, log, limit.signal, observer);
     process.attachIo(io);
     await io.connect(this.#options.openStream(process.execId), limit.signal);
   }
@@ -267,8 +273,16 @@ export class GuestContainer implements Container {
     const exit = await this.init.markDeleted();
     for (const process of this.#execs.values()) process.closeIo();
     await this.#options.release();
+    await this.#tolerate("poststop", this.#options.hooks.afterDelete());
     this.#options.emit({ type: "delete", container: this, exit });
     return { exit, pid: this.init.pid };
+  }
+
+  /** The specification has failures of these hooks logged, and the container go on. */
+  async #tolerate(stage: string, hooks: Promise<void>): Promise<void> {
+    await hooks.catch((error: unknown) => {
+      this.#options.log.warn({ error: describe(error) }, `${stage} hook`);
+    });
   }
 
   /** Kills an init that was never started and waits for its end. */

@@ -4,6 +4,7 @@ import { codeOf, describe, RuntimeError } from "../base/errors.ts";
 import { writeFileAtomic } from "../base/files.ts";
 import { checkId } from "../base/ids.ts";
 import type { Log } from "../base/log.ts";
+import { timed } from "../base/metrics.ts";
 import { scope } from "../base/scope.ts";
 import { settleAll } from "../base/settle.ts";
 import type { Config } from "../config/config.ts";
@@ -13,8 +14,10 @@ import { consoleSizeOf } from "./console-size.ts";
 import { GuestContainer } from "./container.ts";
 import { addContainerFiles, removeContainerFiles } from "./container-files.ts";
 import { createHostState, type HostState } from "./host-state.ts";
+import { ContainerHooks } from "./hooks.ts";
 import { ProcessIo } from "./io.ts";
 import type { Container, CreateContainerRequest, Sandbox, SandboxEvent } from "./model.ts";
+import type { SandboxObserver } from "./observer.ts";
 import { GuestProcess } from "./process.ts";
 import { removeSandbox } from "./remove.ts";
 import { Timeline } from "./timeline.ts";
@@ -36,6 +39,7 @@ export interface SandboxOptions {
   readonly log: Log;
   /** Told of every event in its order, synchronously. */
   readonly emit: (event: SandboxEvent) => void;
+  readonly observer?: SandboxObserver;
 }
 
 /** A sandbox without a VM yet; its first container boots one. @throws invalid_argument for a bad id or namespace */
@@ -57,7 +61,7 @@ class VmSandbox implements Sandbox {
   readonly #creating = new Set<string>();
   /** Exits of inits that died before their create call was over. */
   readonly #earlyExits = new Map<string, number>();
-  readonly #timeline = new Timeline();
+  readonly #timeline: Timeline;
   #host: Promise<HostState> | undefined;
   #booted: Promise<Booted> | undefined;
   #pid = 0;
@@ -67,6 +71,7 @@ class VmSandbox implements Sandbox {
 
   constructor(options: SandboxOptions) {
     this.#options = options;
+    this.#timeline = new Timeline((phase) => options.observer?.onPhase(phase));
   }
 
   get id(): string {
@@ -135,13 +140,15 @@ class VmSandbox implements Sandbox {
     try {
       const [booted, opened] = await settleAll([
         this.#ensureBooted(spec, signal),
-        ProcessIo.open(stdio, containerLog, signal).then((value) => {
+        ProcessIo.open(stdio, containerLog, signal, this.#options.observer).then((value) => {
           io = value;
           return value;
         }),
         this.#timeline.measure("mounts", () => addContainerFiles(request, spec, host.shared, host.journal)),
       ]);
       const { vm } = booted;
+      const hooks = new ContainerHooks(request, spec, { pid: vm.vm.identity.pid, netnsPath: vm.netnsPath });
+      await hooks.beforeCreate(signal);
       await this.#timeline.measure("container create", () =>
         vm.agent.createContainer(
           { containerId, ociConfigJson, stdio: guestStdio(request, spec), noPivotRoot: request.noPivotRoot },
@@ -149,7 +156,7 @@ class VmSandbox implements Sandbox {
         ),
       );
       await this.#timeline.measure("streams", () => opened.connect(vm.openStream(containerId, ""), signal));
-      return this.#assemble(request, booted, opened, containerLog);
+      return this.#assemble(request, booted, { io: opened, hooks, log: containerLog });
     } catch (error) {
       io?.close();
       await this.#undoCreate(containerId, bundle, host);
@@ -167,7 +174,11 @@ class VmSandbox implements Sandbox {
     });
   }
 
-  #assemble(request: CreateContainerRequest, { vm, host }: Booted, io: ProcessIo, log: Log): GuestContainer {
+  #assemble(
+    request: CreateContainerRequest,
+    { vm, host }: Booted,
+    { io, hooks, log }: { io: ProcessIo; hooks: ContainerHooks; log: Log },
+  ): GuestContainer {
     const { containerId, bundle, rootfs, stdio } = request;
     const common = {
       agent: vm.agent,
@@ -184,7 +195,9 @@ class VmSandbox implements Sandbox {
       bundle,
       rootfs,
       init,
+      hooks,
       log,
+      observer: this.#options.observer,
       openStream: (execId) => vm.openStream(containerId, execId),
       emit: (event) => this.#onContainerEvent(event),
       release: () => this.#release(containerId, bundle, { vm, host }),
@@ -203,12 +216,15 @@ class VmSandbox implements Sandbox {
   }
 
   #ensureBooted(spec: Spec, signal: AbortSignal): Promise<Booted> {
-    this.#booted ??= this.#boot(spec, signal);
+    this.#booted ??= timed(
+      () => this.#boot(spec, signal),
+      (seconds, error) => this.#options.observer?.onBoot(seconds, error),
+    );
     return this.#booted;
   }
 
   async #boot(spec: Spec, signal: AbortSignal): Promise<Booted> {
-    const { namespace, sandboxId, config, hypervisor, log } = this.#options;
+    const { namespace, sandboxId, config, hypervisor, log, observer } = this.#options;
     const host = await this.#ensureHost();
     const vm = await bootSandboxVm({
       namespace,
@@ -219,6 +235,7 @@ class VmSandbox implements Sandbox {
       spec,
       log,
       timeline: this.#timeline,
+      observer,
       signal,
       events: {
         onExit: ({ containerId, execId, exitCode }) => this.#onGuestExit(containerId, execId, exitCode),
@@ -243,7 +260,10 @@ class VmSandbox implements Sandbox {
   #onVmLost(reason: string): void {
     this.#lostReason = reason;
     const isExpected = this.#closing !== undefined;
-    if (!isExpected) this.#options.log.error({ reason }, "the VM has ended");
+    if (!isExpected) {
+      this.#options.observer?.onVmLost();
+      this.#options.log.error({ reason }, "the VM has ended");
+    }
     const exitCode = this.#killRequested ? killedExitCode : lostExitCode;
     for (const container of this.#containers.values()) void container.onVmExit(exitCode);
   }

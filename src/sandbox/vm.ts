@@ -27,6 +27,7 @@ import { startVirtiofsd } from "../storage/virtiofsd.ts";
 import { findGuestFiles } from "./guest-files.ts";
 import type { HostState } from "./host-state.ts";
 import type { OpenGuestStream } from "./io.ts";
+import type { SandboxObserver } from "./observer.ts";
 import { sizeOf, thisHost, type VmSize } from "./sizing.ts";
 import type { Timeline } from "./timeline.ts";
 
@@ -44,6 +45,7 @@ export interface VmRequest {
   readonly events: AgentEvents;
   readonly log: Log;
   readonly timeline: Timeline;
+  readonly observer: SandboxObserver | undefined;
   readonly signal: AbortSignal;
 }
 
@@ -51,6 +53,7 @@ export interface VmRequest {
 export interface SandboxVm extends AsyncDisposable {
   readonly vm: RunningVm;
   readonly size: VmSize;
+  readonly netnsPath: string;
   readonly agent: Agent;
   /** Resolves with a reason when the VM has ended or its agent is lost (the VM is killed then). Never rejects. */
   readonly lost: Promise<string>;
@@ -111,7 +114,7 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
     disks: [{ id: "image", path: guest.imagePath, readOnly: true }],
     shares: [{ tag: shareTag, socketName: virtiofsSocketName }],
     nics: network.nics,
-    ...(network.netnsPath === undefined ? {} : { netnsPath: network.netnsPath }),
+    netnsPath: network.netnsPath,
   };
   const vm = await timeline.measure("VMM", () =>
     request.hypervisor.boot(vmConfig, {
@@ -131,7 +134,9 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
     const streamToken = randomBytes(16);
     await unless(ended, ready.ready(limit.signal));
     const readyMs = performance.now();
-    const agent = new Agent(vsockPath, config.agentCallTimeoutMs);
+    const agent = new Agent(vsockPath, config.agentCallTimeoutMs, (...call) =>
+      request.observer?.onAgentCall(...call),
+    );
     cleanup.defer("agent connection", () => agent[Symbol.dispose]());
     const report = await timeline.measure("configure", () =>
       unless(ended, configureGuest(agent, request, streamToken, network.guest, limit.signal)),
@@ -151,6 +156,7 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
     return {
       vm,
       size,
+      netnsPath: network.netnsPath,
       agent,
       lost,
       openStream: (containerId, execId) => (name, streamSignal) =>
@@ -186,7 +192,7 @@ async function makeReadyListener(
 }
 
 interface VmNetwork {
-  readonly netnsPath?: string;
+  readonly netnsPath: string;
   readonly nics: readonly NetworkNic[];
   readonly guest: GuestNetwork;
   closeTaps(): Promise<void>;
