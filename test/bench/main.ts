@@ -1,5 +1,6 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import type { Config } from "../../src/config/config.ts";
 import { loadConfig } from "../../src/config/load.ts";
 import { createCli } from "../support/cli.ts";
 import { runOk } from "../support/cli-run.ts";
@@ -19,78 +20,99 @@ const benchmarks: readonly Benchmark[] = [coldStart, throughput, memory];
 const root = join(import.meta.dirname, "../..");
 const resultsPath = join(root, "build/bench/results.json");
 
-const runs = readRuns(process.env["CAISSON_BENCH_RUNS"]);
-const chosen = choose(process.env["CAISSON_BENCH_ONLY"]);
 const begin = performance.now();
 
-const stop = new AbortController();
-// Ctrl-C goes to our children too. The handler only keeps us alive to clean up.
-for (const name of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
-  process.on(name, () => stop.abort(new Error(`stopped by ${name}`)));
+try {
+  await main();
+} catch (error) {
+  process.stderr.write(`error: ${describe(error)}\n`);
+  process.exitCode = 1;
 }
 
-const floorFiles = findFloorFiles();
-progress("preparing: image, containerd, a first container of each runtime");
-const loadBefore = readLoad();
-await using cli = await createCli();
-await using containerd = await startContainerd();
-const config = loadConfig({
-  environment: { CAISSON_CONFIG: cli.dir.join("caisson.toml") },
-  executableDirectory: join(root, "build/bin"),
-});
-const first = containerd.runArgs(["--rm"], containerd.id("runc"), "true");
-await runOk(containerd.ctrArgv(...first.map((arg) => (arg === runtime ? runcRuntime : arg))));
-
-const bench: Bench = {
-  runs,
-  config,
-  floorFiles,
-  cli,
-  containerd,
-  signal: stop.signal,
-  progress,
-};
-const before = await Promise.all([cli, containerd].map((made) => takeSnapshot(made.leakScope())));
-const rows: Row[] = [];
-const failures: string[] = [];
-for (const benchmark of chosen) {
-  try {
-    rows.push(...(await benchmark.run(bench)));
-  } catch (error) {
-    failures.push(`${benchmark.name}: ${describe(error)}`);
-    progress(`failed: ${failures.at(-1)}`);
-    await Promise.all([cli.removeAll(), containerd.removeAll()]);
+async function main(): Promise<void> {
+  const runs = readRuns(process.env["CAISSON_BENCH_RUNS"]);
+  const chosen = choose(process.env["CAISSON_BENCH_ONLY"]);
+  const stop = new AbortController();
+  // Ctrl-C goes to our children too. The handler only keeps us alive to clean up.
+  for (const name of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+    process.on(name, () => stop.abort(new Error(`stopped by ${name}`)));
   }
-  if (stop.signal.aborted) break;
-}
-for (const snapshot of before) {
-  await expectNoLeaks(snapshot).catch((error: unknown) => failures.push(`left behind: ${describe(error)}`));
+
+  const floorFiles = findFloorFiles();
+  progress("preparing: image, containerd, a first container of each runtime");
+  const loadBefore = readLoad();
+  await using cli = await createCli();
+  await using containerd = await startContainerd();
+  const config = loadConfig({
+    environment: { CAISSON_CONFIG: cli.dir.join("caisson.toml") },
+    executableDirectory: join(root, "build/bin"),
+  });
+  const first = containerd.runArgs(["--rm"], containerd.id("runc"), "true");
+  await runOk(containerd.ctrArgv(...first.map((arg) => (arg === runtime ? runcRuntime : arg))));
+
+  const bench: Bench = {
+    runs,
+    config,
+    floorFiles,
+    cli,
+    containerd,
+    signal: stop.signal,
+    progress,
+  };
+  const before = await Promise.all([cli, containerd].map((made) => takeSnapshot(made.leakScope())));
+  const rows: Row[] = [];
+  const failures: string[] = [];
+  for (const benchmark of chosen) {
+    try {
+      rows.push(...(await benchmark.run(bench)));
+    } catch (error) {
+      failures.push(`${benchmark.name}: ${describe(error)}`);
+      progress(`failed: ${failures.at(-1)}`);
+      await Promise.all([cli.removeAll(), containerd.removeAll()]);
+    }
+    if (stop.signal.aborted) break;
+  }
+  for (const snapshot of before) {
+    await expectNoLeaks(snapshot).catch((error: unknown) => failures.push(`left behind: ${describe(error)}`));
+  }
+
+  for (const failure of failures) process.stderr.write(`FAILED    ${failure}\n`);
+  if (failures.length > 0) process.exitCode = 1;
+  // The results of a whole run stay.
+  if (!stop.signal.aborted) await report(config, { rows, failures, loadBefore });
 }
 
-const machine = await describeMachine(config);
-const versions = await findVersions(config, root, process.env["CAISSON_TEST_CONTAINERD"] ?? "");
-const load = { before: loadBefore, after: readLoad() };
-const results = { machine, versions, load, rows };
-mkdirSync(join(resultsPath, ".."), { recursive: true });
-writeFileSync(resultsPath, `${JSON.stringify(results, undefined, 2)}\n`);
+interface Outcome {
+  readonly rows: readonly Row[];
+  readonly failures: readonly string[];
+  readonly loadBefore: readonly number[];
+}
 
-const { cpu, cores, memoryMiB, kernel, accelerator, guestMemoryMiB, guestVcpus } = machine;
-process.stdout.write(`
+/** Writes results.json and prints the table. */
+async function report(config: Config, { rows, failures, loadBefore }: Outcome): Promise<void> {
+  const machine = await describeMachine(config);
+  const versions = await findVersions(config, root, process.env["CAISSON_TEST_CONTAINERD"] ?? "");
+  const load = { before: loadBefore, after: readLoad() };
+  const results = { machine, versions, load, failures, rows };
+  mkdirSync(join(resultsPath, ".."), { recursive: true });
+  writeFileSync(resultsPath, `${JSON.stringify(results, undefined, 2)}\n`);
+
+  const { cpu, cores, memoryMiB, kernel, accelerator, guestMemoryMiB, guestVcpus } = machine;
+  process.stdout.write(`
 ${formatTable(rows)}
 machine   ${cpu}, ${cores} cores, ${memoryMiB} MiB, Linux ${kernel}
 VMs       ${accelerator}, ${machine.machine}, ${guestMemoryMiB} MiB, ${guestVcpus} vCPU
 versions  ${Object.entries(versions)
-  .map(([name, version]) => `${name} ${version}`)
-  .join(", ")}
+    .map(([name, version]) => `${name} ${version}`)
+    .join(", ")}
 load      ${load.before.join(" ")} before, ${load.after.join(" ")} after (1, 5, 15 minutes)
 spread    (third quartile - first quartile) / median
 results   ${resultsPath}
 `);
-// Half of the machine is somebody else's.
-if ((loadBefore[0] ?? 0) > cores / 2)
-  process.stdout.write("warning   the machine was busy before the start: these figures say little\n");
-for (const failure of failures) process.stderr.write(`FAILED    ${failure}\n`);
-process.exitCode = failures.length === 0 ? 0 : 1;
+  // Half of the machine is somebody else's.
+  if ((loadBefore[0] ?? 0) > cores / 2)
+    process.stdout.write("warning   the machine was busy before the start: these figures say little\n");
+}
 
 function progress(text: string): void {
   process.stderr.write(`    [${((performance.now() - begin) / 1000).toFixed(0).padStart(4)} s] ${text}\n`);
