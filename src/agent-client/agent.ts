@@ -10,6 +10,7 @@ import type { Socket } from "node:net";
 import Long from "long";
 import { type Code, RuntimeError } from "../base/errors.ts";
 import { foreignText } from "../base/log.ts";
+import { timed } from "../base/metrics.ts";
 import { scope } from "../base/scope.ts";
 import { caisson } from "../gen/agent.js";
 import { type GuestStats, toGuestStats } from "./stats.ts";
@@ -85,6 +86,9 @@ export interface ProcessAddress {
   readonly execId: string;
 }
 
+/** Told of every call that is over: the method, and the kind of its failure. */
+export type OnCall = (method: string, seconds: number, error: Code | undefined) => void;
+
 /**
  * The control connection to one guest's agent. There is exactly one in the life of a sandbox: it is never dialled
  * again, because whoever answers then need not be the agent.
@@ -92,10 +96,12 @@ export interface ProcessAddress {
 export class Agent implements Disposable {
   readonly #client: Client;
   readonly #callTimeoutMs: number;
+  readonly #onCall: OnCall;
 
   /** @param vsockPath  the hybrid vsock socket; dialled at the first call */
-  constructor(vsockPath: string, callTimeoutMs: number) {
+  constructor(vsockPath: string, callTimeoutMs: number, onCall: OnCall = () => {}) {
     this.#callTimeoutMs = callTimeoutMs;
+    this.#onCall = onCall;
     this.#client = new Client(`unix:${vsockPath}`, new VsockCredentials(callTimeoutMs), {
       "grpc.max_receive_message_length": maxMessageBytes,
       "grpc.enable_retries": 0,
@@ -251,7 +257,20 @@ export class Agent implements Disposable {
     await this.#call("PowerOff", v1.PowerOffRequest, v1.PowerOffResponse, {}, signal);
   }
 
-  async #call<Request, Response>(
+  #call<Request, Response>(
+    method: string,
+    requestType: Encoder<Request>,
+    responseType: { decode(bytes: Uint8Array): Response },
+    request: Request,
+    signal?: AbortSignal,
+  ): Promise<Response> {
+    return timed(
+      () => this.#callOnce(method, requestType, responseType, request, signal),
+      (seconds, error) => this.#onCall(method, seconds, error),
+    );
+  }
+
+  async #callOnce<Request, Response>(
     method: string,
     requestType: Encoder<Request>,
     responseType: { decode(bytes: Uint8Array): Response },

@@ -6,6 +6,10 @@ import { endFrame, encodeFrames, FrameDecoder } from "../agent-client/frames.ts"
 import type { StreamName } from "../agent-client/streams.ts";
 import { type Input, openInput, openOutput, type Output } from "./fifo.ts";
 import type { Stdio } from "./model.ts";
+import type { SandboxObserver } from "./observer.ts";
+
+/** Told of the bytes that were copied. */
+type CopyObserver = Pick<SandboxObserver, "onBytes">;
 
 /** Opens a stdio stream of the process in the guest. */
 export type OpenGuestStream = (name: StreamName, signal: AbortSignal) => Promise<Socket>;
@@ -22,6 +26,7 @@ interface NamedOutput {
  */
 export class ProcessIo {
   readonly #log: Log;
+  readonly #observer: CopyObserver | undefined;
   readonly #input: Input | undefined;
   readonly #outputs: readonly NamedOutput[];
   readonly #guestStreams = new Set<Socket>();
@@ -29,14 +34,25 @@ export class ProcessIo {
   #finished: Promise<unknown> = Promise.resolve();
   #isClosed = false;
 
-  private constructor(log: Log, input: Input | undefined, outputs: readonly NamedOutput[]) {
+  private constructor(
+    log: Log,
+    observer: CopyObserver | undefined,
+    input: Input | undefined,
+    outputs: readonly NamedOutput[],
+  ) {
     this.#log = log;
+    this.#observer = observer;
     this.#input = input;
     this.#outputs = outputs;
   }
 
   /** Opens the caller's side; waits for the readers of FIFOs. On failure nothing stays open. */
-  static async open(stdio: Stdio, log: Log, signal: AbortSignal): Promise<ProcessIo> {
+  static async open(
+    stdio: Stdio,
+    log: Log,
+    signal: AbortSignal,
+    observer?: CopyObserver,
+  ): Promise<ProcessIo> {
     const opened: NamedOutput[] = [];
     let input: Input | undefined;
     // When one cannot be opened, the wait for the reader of the other one ends.
@@ -56,7 +72,7 @@ export class ProcessIo {
       const wanted: [StreamName, string][] = [["stdout", stdio.stdout]];
       if (!stdio.terminal) wanted.push(["stderr", stdio.stderr]);
       await settleAll(wanted.filter(([, uri]) => uri !== "").map(([name, uri]) => openNamed(name, uri)));
-      return new ProcessIo(log, input, opened);
+      return new ProcessIo(log, observer, input, opened);
     } catch (error) {
       input?.close();
       for (const { output } of opened) output.close();
@@ -83,12 +99,14 @@ export class ProcessIo {
     try {
       const outputs = await Promise.all(
         this.#outputs.map(async ({ name, output }) =>
-          copyOutput(await dial(name), output, this.#failed(name)),
+          copyOutput(await dial(name), output, this.#count(name), this.#failed(name)),
         ),
       );
       this.#exitSeen = Promise.all(outputs.map((copy) => copy.exitSeen));
       this.#finished = Promise.all(outputs.map((copy) => copy.finished));
-      if (this.#input !== undefined) copyInput(this.#input, await dial("stdin"), this.#failed("stdin"));
+      if (this.#input !== undefined) {
+        copyInput(this.#input, await dial("stdin"), this.#count("stdin"), this.#failed("stdin"));
+      }
     } catch (error) {
       this.close();
       throw error;
@@ -122,6 +140,10 @@ export class ProcessIo {
     for (const { output } of this.#outputs) output.close();
   }
 
+  #count(name: StreamName): (bytes: number) => void {
+    return (bytes) => this.#observer?.onBytes(name, bytes);
+  }
+
   #failed(name: StreamName): (error: unknown) => void {
     return (error) => this.#log.warn({ stream: name, error: describe(error) }, "stdio stream ended early");
   }
@@ -132,7 +154,12 @@ interface OutputCopy {
   readonly finished: Promise<void>;
 }
 
-function copyOutput(source: Socket, output: Output, failed: (error: unknown) => void): OutputCopy {
+function copyOutput(
+  source: Socket,
+  output: Output,
+  count: (bytes: number) => void,
+  failed: (error: unknown) => void,
+): OutputCopy {
   const exitSeen = Promise.withResolvers<void>();
   const finished = Promise.withResolvers<void>();
   const destination = output.stream;
@@ -143,6 +170,7 @@ function copyOutput(source: Socket, output: Output, failed: (error: unknown) => 
   };
   const decoder = new FrameDecoder({
     onData: (payload) => {
+      count(payload.length);
       if (!destination.destroyed && !destination.write(payload)) source.pause();
     },
     onExitMark: flush,
@@ -168,9 +196,15 @@ function copyOutput(source: Socket, output: Output, failed: (error: unknown) => 
   return { exitSeen: exitSeen.promise, finished: finished.promise };
 }
 
-function copyInput(input: Input, destination: Socket, failed: (error: unknown) => void): void {
+function copyInput(
+  input: Input,
+  destination: Socket,
+  count: (bytes: number) => void,
+  failed: (error: unknown) => void,
+): void {
   const source = input.stream;
   source.on("data", (chunk: Buffer) => {
+    count(chunk.length);
     let more = true;
     for (const frame of encodeFrames(chunk)) more = destination.write(frame);
     if (!more) source.pause();

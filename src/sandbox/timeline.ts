@@ -8,6 +8,11 @@ export interface Phase {
 /** Collects how long the parts of a start took. */
 export class Timeline {
   readonly #phases: Phase[] = [];
+  readonly #onPhase: ((phase: Phase) => void) | undefined;
+
+  constructor(onPhase?: (phase: Phase) => void) {
+    this.#onPhase = onPhase;
+  }
 
   get phases(): readonly Phase[] {
     return this.#phases;
@@ -24,7 +29,9 @@ export class Timeline {
   }
 
   add(name: string, startMs: number, durationMs: number): void {
-    this.#phases.push({ name, startMs: round(startMs), durationMs: round(durationMs) });
+    const phase = { name, startMs: round(startMs), durationMs: round(durationMs) };
+    this.#phases.push(phase);
+    this.#onPhase?.(phase);
   }
 }
 

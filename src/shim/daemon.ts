@@ -9,6 +9,10 @@ import { createDaemonLog, LogDestination } from "./daemon-log.ts";
 import { toTaskEvent } from "./events.ts";
 import { type DaemonReply, type DaemonRequest, Handshake } from "./handshake.ts";
 import { Life } from "./life.ts";
+import { DaemonMetrics } from "./metrics.ts";
+import { type MetricsServer, serveMetrics } from "./metrics-server.ts";
+import { metricsSocketPath } from "./metrics-socket.ts";
+import { countCalls } from "./metrics-tasks.ts";
 import type { ShimParts } from "./parts.ts";
 import { Publisher } from "./publisher.ts";
 import { shimMethods, shimServiceName } from "./shim-api.ts";
@@ -34,12 +38,13 @@ export async function runDaemon(parts: ShimParts): Promise<void> {
   try {
     // The first bundle may be gone long before the daemon is.
     process.chdir("/");
-    const { log, server } = await assemble(request, parts);
+    const { log, server, openMetrics } = await assemble(request, parts);
     const isBound = await bindSocket(server, request.socketPath);
     handshake.send({ tag: isBound ? "ready" : "taken" } satisfies DaemonReply);
     const isKnown = isBound && (await handshake.receive()) !== undefined;
     await handshake.end();
     if (isKnown) {
+      openMetrics();
       log.info({ sandbox: request.sandboxId, pid: process.pid }, "daemon serves");
       return;
     }
@@ -55,7 +60,7 @@ export async function runDaemon(parts: ShimParts): Promise<void> {
 async function assemble(
   request: DaemonRequest,
   parts: ShimParts,
-): Promise<{ log: Log; server: TtrpcServer }> {
+): Promise<{ log: Log; server: TtrpcServer; openMetrics: () => void }> {
   const { namespace, sandboxId } = request;
   process.title = `containerd-shim-caisson-v2 -namespace ${namespace} -id ${sandboxId}`;
   const config = await parts.loadConfig();
@@ -66,14 +71,28 @@ async function assemble(
     log.warn({ type: request.options.typeUrl }, "runtime options are ignored");
 
   const publisher = new Publisher({ address: request.ttrpcAddress, namespace, log });
-  const emit = (event: Parameters<typeof toTaskEvent>[0]) => publisher.publish(toTaskEvent(event));
-  const sandbox = await parts.createSandbox({ namespace, sandboxId, config, log, emit });
+  const metrics = new DaemonMetrics();
+  const emit = (event: Parameters<typeof toTaskEvent>[0]) => {
+    metrics.onEvent(event);
+    publisher.publish(toTaskEvent(event));
+  };
+  const sandbox = await parts.createSandbox({ namespace, sandboxId, config, log, emit, observer: metrics });
+  let metricsServer: MetricsServer | undefined;
+  const openMetrics = () => {
+    metricsServer = serveMetrics({
+      path: metricsSocketPath(config.stateDirectory, namespace, sandboxId),
+      collect: () => metrics.text({ sandbox, publisher, log: destination }),
+      log,
+    });
+  };
   const end = async () => {
     await life.abortCreations();
     const closed = sandbox.close().catch((error: unknown) => log.error(describe(error)));
     await within(closed, closeSandboxTimeoutMs, undefined);
     await publisher.close(flushTimeoutMs);
     log.info({ droppedLines: destination.dropped }, "daemon ends");
+    // Before the next daemon of this sandbox can serve: that is when our socket is gone.
+    metricsServer?.close();
     await server.close(closeServerTimeoutMs);
   };
   const exitAfterEnd = () => {
@@ -86,7 +105,7 @@ async function assemble(
   life.announce(request.containerId);
   for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => life.end());
 
-  const tasks = taskService({ sandbox, life, log });
+  const tasks = countCalls(taskMethods, taskService({ sandbox, life, log }), metrics);
   const server = new TtrpcServer({
     services: [
       ...taskServiceNames.map((name) => bindService(name, taskMethods, tasks)),
@@ -95,7 +114,7 @@ async function assemble(
     onInternalError: (error) =>
       log.error({ stack: error instanceof Error ? error.stack : "" }, describe(error)),
   });
-  return { log, server };
+  return { log, server, openMetrics };
 }
 
 /** A bug in one call must not end the bookkeeping of every container. */

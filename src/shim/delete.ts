@@ -8,6 +8,7 @@ import { isAlive, type ProcessIdentity, signalProcess } from "../base/processes.
 import { containerd } from "../gen/bootstrap.js";
 import { int64 } from "../gen/int64.ts";
 import type { Flags } from "./flags.ts";
+import { metricsSocketPath } from "./metrics-socket.ts";
 import type { ShimParts } from "./parts.ts";
 import { readRecord, removeRecord, type ShimRecord } from "./record.ts";
 import { isNobodyThere, socketPath } from "./socket-path.ts";
@@ -38,6 +39,7 @@ export async function deleteContainer(flags: Flags, parts: ShimParts): Promise<U
   const isShared = await endDaemon(path, containerId, record);
   if (!isShared) {
     await rm(path, { force: true });
+    await rm(metricsSocketPath(stateDirectory, namespace, sandboxId), { force: true });
     if (existsSync(join(stateDirectory, namespace, sandboxId))) {
       await parts.removeSandbox({ stateDirectory, namespace, sandboxId });
     }

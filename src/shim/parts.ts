@@ -1,6 +1,7 @@
 import type { Log } from "../base/log.ts";
 import type { Config } from "../config/config.ts";
 import type { Sandbox, SandboxEvent } from "../sandbox/model.ts";
+import type { SandboxObserver } from "../sandbox/observer.ts";
 
 interface SandboxOptions {
   readonly namespace: string;
@@ -9,6 +10,7 @@ interface SandboxOptions {
   readonly log: Log;
   /** Told of every event in its order, synchronously. */
   readonly emit: (event: SandboxEvent) => void;
+  readonly observer: SandboxObserver;
 }
 
 interface RemoveSandboxOptions {

@@ -35,6 +35,7 @@ export class Publisher {
   readonly #queue: containerd.types.Envelope.$Properties[] = [];
   #sending: Promise<void> | undefined;
   #client: TtrpcClient | undefined;
+  #sent = 0;
   #dropped = 0;
   #state: "open" | "closing" | "closed" = "open";
   #endPause = () => {};
@@ -46,6 +47,11 @@ export class Publisher {
   /** Events that were given up: the queue was full, or containerd refused them. */
   get dropped(): number {
     return this.#dropped;
+  }
+
+  /** Events that containerd has taken. */
+  get sent(): number {
+    return this.#sent;
   }
 
   /** Events that containerd has not taken yet. */
@@ -115,6 +121,7 @@ export class Publisher {
     try {
       const client = await this.#connect();
       await client.call(eventsServiceName, forward, { envelope }, { timeoutMs: callTimeoutMs });
+      this.#sent++;
       return true;
     } catch (error) {
       const code = codeOf(error);
