@@ -24,7 +24,10 @@ export async function listenForReady(vsockPath: string): Promise<ReadyListener> 
   outcome.promise.catch(() => {
     // Reported by `ready`; without this line a failure before it is called would end the process.
   });
-  const server = createServer({ pauseOnConnect: false }, (socket) => {
+  const sockets = new Set<Socket>();
+  const server = createServer((socket) => {
+    sockets.add(socket);
+    socket.once("close", () => sockets.delete(socket));
     readLine(socket).then(
       (line) => {
         socket.destroy();
@@ -42,6 +45,8 @@ export async function listenForReady(vsockPath: string): Promise<ReadyListener> 
   const close = () =>
     new Promise<void>((resolve) => {
       server.close(() => resolve());
+      // The server waits for its connections, and the guest may hold them for ever.
+      for (const socket of sockets) socket.destroy();
     });
   return {
     path,

@@ -53,7 +53,7 @@ export function readReplyLine(socket: Socket, signal: AbortSignal, what: string)
       received = Buffer.concat([received, chunk]);
       const end = received.indexOf(10);
       if (end < 0 && received.length < maxLineBytes) return;
-      if (end < 0) return fail(`no line end within ${maxLineBytes} bytes`);
+      if (end < 0 || end >= maxLineBytes) return fail(`no line end within ${maxLineBytes} bytes`);
       finish(() => {
         if (end + 1 < received.length) socket.unshift(received.subarray(end + 1));
         resolve(received.toString("latin1", 0, end));
