@@ -30,6 +30,8 @@ const modules: Readonly<Record<string, readonly string[]>> = {
     "containerd/runc/v1/options.proto",
     "runtimeoptions/v1/api.proto",
   ],
+  /** Statistics: loaded by the daemon when it is first asked for them. */
+  cgroups: ["containerd/cgroups/v1.proto", "containerd/cgroups/v2.proto"],
   /** What `start`, `delete` and `-info` need. */
   bootstrap: [
     "containerd/runtime/bootstrap/v1/bootstrap.proto",

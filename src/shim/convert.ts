@@ -24,6 +24,8 @@ type Decoded<Name extends keyof V2> = V2[Name] extends { decode(bytes: Uint8Arra
 
 const { Status } = containerd.v1.types;
 const processTypeUrl = "types.containerd.io/opencontainers/runtime-spec/1/Process";
+const resourcesTypeUrl = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
+const processDetailsTypeUrl = "containerd.runc.v1.ProcessDetails";
 const maxSignal = 64;
 
 export function toCreateRequest(
@@ -63,6 +65,20 @@ export function toExecRequest(request: Decoded<"ExecProcessRequest">): ExecReque
   return { execId, stdio: toStdio(request), processJson: value };
 }
 
+/**
+ * The JSON of the OCI `LinuxResources` to set; the annotations of an update are free text for nobody.
+ *
+ * @throws invalid_argument  resources of another type, or none
+ */
+export function toLinuxResources(request: Decoded<"UpdateTaskRequest">): Uint8Array {
+  const { type_url: typeUrl, value } = request.resources ?? {};
+  if (typeUrl === resourcesTypeUrl && value && value.length > 0) return value;
+  throw new RuntimeError(
+    "invalid_argument",
+    `Cannot update "${request.id}": its resources have the type "${typeUrl ?? ""}", expected "${resourcesTypeUrl}"`,
+  );
+}
+
 /** @throws invalid_argument  not a Linux signal */
 export function toSignal(signal: number): number {
   if (signal >= 1 && signal <= maxSignal) return signal;
@@ -88,6 +104,25 @@ export function toStateResponse(
     exitedAt: exit === undefined ? null : toTimestamp(exit.exitedAt),
     execId: process.execId,
   };
+}
+
+/**
+ * The processes of a container: its init and its execs. The guest's processes have no pid on the host; the sandbox's
+ * stands for each of them. Never empty: a container without processes counts as lost after a restart of containerd.
+ */
+export function toProcessInfos(
+  container: Pick<Container, "init" | "runningExecs">,
+): containerd.v1.types.ProcessInfo.$Properties[] {
+  const { init, runningExecs } = container;
+  const execs = runningExecs.map(({ execId }) => ({
+    // A starting exec has none of its own yet.
+    pid: init.pid,
+    info: {
+      type_url: processDetailsTypeUrl,
+      value: containerd.runc.v1.ProcessDetails.encode({ execId }).finish(),
+    },
+  }));
+  return [{ pid: init.pid }, ...execs];
 }
 
 export function toExit(exit: ExitStatus): {

@@ -3,7 +3,16 @@ import type { Log } from "../base/log.ts";
 import { abortable } from "../base/scope.ts";
 import type { Container, Process, Sandbox } from "../sandbox/model.ts";
 import type { Handlers } from "../ttrpc/method.ts";
-import { toCreateRequest, toExecRequest, toExit, toSignal, toStateResponse } from "./convert.ts";
+import {
+  toCreateRequest,
+  toExecRequest,
+  toExit,
+  toLinuxResources,
+  toProcessInfos,
+  toSignal,
+  toStateResponse,
+} from "./convert.ts";
+import { hostCgroupVersion } from "./host-cgroup.ts";
 import type { Life } from "./life.ts";
 import { readTaskOptions } from "./options.ts";
 import type { taskMethods } from "./task-api.ts";
@@ -14,10 +23,7 @@ export interface TaskServiceOptions {
   readonly log: Log;
 }
 
-/**
- * The task service on top of the model. Pause, Resume, Checkpoint, Update and Stats are missing: they answer
- * Unimplemented.
- */
+/** The task service on top of the model. Checkpoint is missing: it answers Unimplemented. */
 export function taskService({ sandbox, life, log }: TaskServiceOptions): Handlers<typeof taskMethods> {
   const containerOf = (request: { id: string }): Container =>
     sandbox.container(checkId("container id", request.id));
@@ -75,9 +81,31 @@ export function taskService({ sandbox, life, log }: TaskServiceOptions): Handler
       return {};
     },
 
+    async pause(request) {
+      await containerOf(request).pause();
+      return {};
+    },
+
+    async resume(request) {
+      await containerOf(request).resume();
+      return {};
+    },
+
+    async update(request) {
+      const container = containerOf(request);
+      await container.update(toLinuxResources(request));
+      return {};
+    },
+
+    async stats(request) {
+      const stats = await containerOf(request).stats();
+      // Nobody may ever ask, and the messages are large.
+      const { toCgroupStats } = await import("./cgroup-stats.ts");
+      return { stats: toCgroupStats(stats, await hostCgroupVersion()) };
+    },
+
     pids(request) {
-      // The guest's processes have no pids here; the sandbox's own stands for all of them.
-      return { processes: [{ pid: containerOf(request).init.pid }] };
+      return { processes: toProcessInfos(containerOf(request)) };
     },
 
     connect(request) {

@@ -111,7 +111,7 @@ test("delete without a record goes by the address in the bundle, then by the ids
     const bundle = shim.makeBundle(id, ["sleep"]);
     const { client } = await shim.start({ id });
     const { daemon } = shim.record(id);
-    rmSync(shim.dir.join("state/s", `${shim.namespace}+${id}.json`));
+    rmSync(shim.dir.join("state/.shims", `${shim.namespace}+${id}.json`));
     if (id === "b") rmSync(`${bundle}/address`);
 
     await deleteOk(shim, id);

@@ -70,7 +70,7 @@ export function createShimProcess(address = ""): ShimProcess {
       child.stdin?.end(options.stdin ?? "");
     });
   const record = (id: string) => {
-    const text = readFileSync(join(stateDirectory, "s", `${namespace}+${id}.json`), "utf8");
+    const text = readFileSync(join(stateDirectory, ".shims", `${namespace}+${id}.json`), "utf8");
     return JSON.parse(text) as { socketPath: string; daemon: ProcessIdentity };
   };
   return {

@@ -155,7 +155,7 @@ test("a daemon whose start was killed before it printed ends", async () => {
   await using shim = createShimProcess();
   shim.makeBundle("a", ["sleep"]);
   // The note cannot be written: the helper fails after the daemon serves.
-  mkdirSync(shim.dir.join("state/s", `${shim.namespace}+a.json`), { recursive: true });
+  mkdirSync(shim.dir.join("state/.shims", `${shim.namespace}+a.json`), { recursive: true });
 
   const outcome = await shim.run("start", { id: "a" });
 

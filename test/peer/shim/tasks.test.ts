@@ -4,7 +4,7 @@ import { Socket } from "node:net";
 import { expect, test } from "vitest";
 import { exec } from "../../../src/base/exec.ts";
 import { isAlive, signalProcess } from "../../../src/base/processes.ts";
-import { containerd } from "../../../src/gen/containerd.js";
+import { containerd, type google } from "../../../src/gen/containerd.js";
 import { taskMethods, taskServiceNames } from "../../../src/shim/task-api.ts";
 import type { TtrpcClient } from "../../../src/ttrpc/client.ts";
 import { startFakeEventsSink } from "../../support/fake-events-sink.ts";
@@ -140,7 +140,10 @@ test("calls for what is not there, and calls that are not served", async () => {
   const unknown = { id: "b", execId: "" };
   const codes: Record<string, string> = {};
 
-  for (const name of ["state", "start", "wait", "delete", "pids", "resizePty", "closeIo"] as const) {
+  for (const name of [
+    ...(["state", "start", "wait", "delete", "pids", "resizePty", "closeIo"] as const),
+    ...(["pause", "resume", "update", "stats"] as const),
+  ]) {
     codes[name] = await peer.code(peer.call(name, unknown));
   }
   expect(new Set(Object.values(codes))).toEqual(new Set(["not_found"]));
@@ -149,9 +152,62 @@ test("calls for what is not there, and calls that are not served", async () => {
   expect(await peer.code(peer.call("kill", { id: "a", signal: 65 }))).toBe("invalid_argument");
   expect(await peer.code(peer.call("state", { id: "../a" }))).toBe("invalid_argument");
   expect(await peer.call("connect", { id: "../a" })).toMatchObject({ taskPid: 0 });
-  for (const name of ["pause", "resume", "checkpoint", "update", "stats"] as const) {
-    expect(await peer.code(peer.call(name, { id: "a" }))).toBe("unimplemented");
-  }
+  expect(await peer.code(peer.call("checkpoint", { id: "a", path: "/x" }))).toBe("unimplemented");
+  expect(await peer.code(peer.call("update", { id: "a" }))).toBe("invalid_argument");
+});
+
+test("Pause and Resume change every process, refuse other states, and have events", async () => {
+  await using peer = await setUp(["sleep"]);
+  await peer.call("create", { id: "a", bundle: peer.bundle });
+  expect(await peer.code(peer.call("pause", { id: "a" }))).toBe("failed_precondition");
+  await peer.call("start", { id: "a" });
+  await peer.call("exec", { id: "a", execId: "e", spec: execSpec("sleep") });
+  await peer.call("start", { id: "a", execId: "e" });
+  expect(await peer.code(peer.call("resume", { id: "a" }))).toBe("failed_precondition");
+
+  await peer.call("pause", { id: "a" });
+  expect(await peer.call("state", { id: "a" })).toMatchObject({ status: Status.PAUSED });
+  expect(await peer.call("state", { id: "a", execId: "e" })).toMatchObject({ status: Status.PAUSED });
+  expect(await peer.code(peer.call("pause", { id: "a" }))).toBe("failed_precondition");
+  await peer.call("resume", { id: "a" });
+  expect(await peer.call("state", { id: "a", execId: "e" })).toMatchObject({ status: Status.RUNNING });
+
+  await peer.sink.received(6);
+  expect(peer.sink.topics.slice(4)).toEqual(["/tasks/paused", "/tasks/resumed"]);
+});
+
+test("Stats is there before the start and after the end, until Delete; Pids names the execs", async () => {
+  await using peer = await setUp(["sleep"]);
+  const { pid } = await peer.call("create", { id: "a", bundle: peer.bundle });
+  const typeUrl = /^io\.containerd\.cgroups\.v[12]\.Metrics$/;
+  const stats = async () => {
+    const answer = (await peer.call("stats", { id: "a" })) as { stats?: google.protobuf.Any.$Properties };
+    expect(answer.stats?.type_url).toMatch(typeUrl);
+    expect(answer.stats?.value?.length).toBeGreaterThan(10);
+  };
+  const pids = async () => {
+    const { processes } = await peer.client.call(service, taskMethods.pids, { id: "a" });
+    return processes.map(({ info, ...rest }) => [
+      rest.pid,
+      info ? containerd.runc.v1.ProcessDetails.decode(info.value ?? Buffer.of()).execId : "",
+    ]);
+  };
+
+  await stats();
+  expect(await pids()).toEqual([[pid, ""]]);
+  await peer.call("start", { id: "a" });
+  await peer.call("exec", { id: "a", execId: "e", spec: execSpec("sleep") });
+  expect(await pids()).toEqual([[pid, ""]]);
+  await peer.call("start", { id: "a", execId: "e" });
+  expect(await pids()).toEqual([
+    [pid, ""],
+    [pid, "e"],
+  ]);
+  await peer.call("kill", { id: "a", signal: 9 });
+  expect(await pids()).toEqual([[pid, ""]]);
+  await stats();
+  await peer.call("delete", { id: "a" });
+  expect(await peer.code(stats())).toBe("not_found");
 });
 
 test("states refuse what they do not allow", async () => {

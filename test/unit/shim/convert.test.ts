@@ -5,6 +5,8 @@ import type { ProcessState } from "../../../src/sandbox/model.ts";
 import {
   toCreateRequest,
   toExecRequest,
+  toLinuxResources,
+  toProcessInfos,
   toSignal,
   toStateResponse,
   toTimestamp,
@@ -77,6 +79,50 @@ test.for([
   ["the container's id", { execId: "c1" }, "already_exists"],
 ] as const)("toExecRequest() refuses %s", ([, fields, code]) => {
   expect(() => exec(fields)).toThrowError(expect.objectContaining({ code }) as Error);
+});
+
+const resourcesType = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
+
+test("toLinuxResources() keeps the bytes, whatever the annotations", () => {
+  const value = Buffer.from('{"memory":{"limit":9223372036854771712}}');
+  const { UpdateTaskRequest } = containerd.task.v2;
+  const request = { id: "c1", resources: { type_url: resourcesType, value }, annotations: { a: "b" } };
+
+  expect(
+    Buffer.from(toLinuxResources(UpdateTaskRequest.decode(UpdateTaskRequest.encode(request).finish()))),
+  ).toEqual(value);
+});
+
+test.for([
+  ["of another type", { type_url: "x.Y", value: Buffer.from("{}") }],
+  ["of Windows", { type_url: resourcesType.replace("Linux", "Windows"), value: Buffer.from("{}") }],
+  ["without a value", { type_url: resourcesType }],
+  ["that are absent", null],
+] as const)("toLinuxResources() refuses resources %s", ([, resources]) => {
+  const { UpdateTaskRequest } = containerd.task.v2;
+  const request = UpdateTaskRequest.decode(UpdateTaskRequest.encode({ id: "c1", resources }).finish());
+
+  expect(() => toLinuxResources(request)).toThrowError(
+    expect.objectContaining({ code: "invalid_argument" }) as Error,
+  );
+});
+
+test("toProcessInfos() has init, and each exec by its id, all with the sandbox's pid", () => {
+  const init = { pid: 5 };
+  const runningExecs = [{ execId: "e1" }, { execId: "e2" }];
+
+  const infos = toProcessInfos({ init, runningExecs } as never);
+
+  expect(infos.map(({ pid }) => pid)).toEqual([5, 5, 5]);
+  expect(infos[0]?.info).toBeUndefined();
+  expect(infos.slice(1).map(({ info }) => info?.type_url)).toEqual(
+    Array.from({ length: 2 }, () => "containerd.runc.v1.ProcessDetails"),
+  );
+  expect(
+    infos
+      .slice(1)
+      .map(({ info }) => containerd.runc.v1.ProcessDetails.decode(info?.value ?? Buffer.of()).execId),
+  ).toEqual(["e1", "e2"]);
 });
 
 test("toSignal() takes Linux signals, real-time ones included", () => {
