@@ -209,6 +209,12 @@ function addContainerCommands(program: Command, choose: Choose): void {
       );
     });
   program
+    .command("metrics")
+    .description("Prints the metrics of all sandboxes in the text form of Prometheus.")
+    .action(() => {
+      choose(async (host) => (await import("./metrics.ts")).metrics(host));
+    });
+  program
     .command("version")
     .description("Prints the version.")
     .action(() => {
