@@ -7,19 +7,22 @@ import { watchEvents } from "../support/containerd-events.ts";
 import { checkLeaksAroundEachTest } from "../support/leaks.ts";
 import { markedProcesses } from "../support/leaks-processes.ts";
 
+/** How a container ends that prints "works"; stderr too, so that it is shown where it is not so. */
+const works = { exitCode: 0, stdout: "works\n", stderr: "" };
+
 let containerd: Containerd;
 beforeAll(async () => {
   containerd = await startContainerd();
 });
 afterAll(() => containerd[Symbol.asyncDispose]());
-checkLeaksAroundEachTest(() => containerd.leakScope());
+checkLeaksAroundEachTest(() => containerd.leakScope(), { cleanUp: () => containerd.removeAll() });
 
 const startSleep = (name: string) => containerd.startTask([], containerd.id(name), "sleep", "3600");
 
 /** The id must work again whatever happened to the container that had it. */
 async function expectIdWorks(id: string): Promise<void> {
   const result = await containerd.ctr(containerd.runArgs(["--rm"], id, "echo", "works"));
-  expect(result).toMatchObject({ exitCode: 0, stdout: "works\n" });
+  expect(result).toMatchObject(works);
 }
 
 async function removeContainer(id: string): Promise<void> {

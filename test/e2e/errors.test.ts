@@ -1,19 +1,22 @@
 import { existsSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
+import { buildPath } from "../support/cli-build.ts";
 import { run } from "../support/cli-run.ts";
 import { type Containerd, isCaisson, startContainerd } from "../support/containerd.ts";
 import { busyboxReference } from "../support/containerd-image.ts";
 import { checkLeaksAroundEachTest } from "../support/leaks.ts";
 
-const shim = join(import.meta.dirname, "../../build/bin/containerd-shim-caisson-v2");
+/** How a container ends that prints "works"; stderr too, so that it is shown where it is not so. */
+const works = { exitCode: 0, stdout: "works\n", stderr: "" };
+
+const shim = buildPath("bin/containerd-shim-caisson-v2");
 
 let containerd: Containerd;
 beforeAll(async () => {
   containerd = await startContainerd();
 });
 afterAll(() => containerd[Symbol.asyncDispose]());
-checkLeaksAroundEachTest(() => containerd.leakScope());
+checkLeaksAroundEachTest(() => containerd.leakScope(), { cleanUp: () => containerd.removeAll() });
 
 const runIn = (name: string, ...flags: string[]) =>
   containerd.ctr(containerd.runArgs(["--rm", ...flags], containerd.id(name), "echo", "works"), {
@@ -30,7 +33,7 @@ describe.skipIf(!isCaisson)("what is wrong with the sandbox (needs io.containerd
   let failures = 0;
   afterEach(async () => {
     // After every kind of failure the same id works.
-    expect(await runIn(`failure-${failures++}`)).toMatchObject({ exitCode: 0, stdout: "works\n" });
+    expect(await runIn(`failure-${failures++}`)).toMatchObject(works);
   });
 
   const dying = () => {

@@ -21,7 +21,7 @@ beforeAll(async () => {
   small = writeRandomFile(containerd.dir.join("random/small"), 5 * mebibyte + 13);
 });
 afterAll(() => containerd[Symbol.asyncDispose]());
-checkLeaksAroundEachTest(() => containerd.leakScope());
+checkLeaksAroundEachTest(() => containerd.leakScope(), { cleanUp: () => containerd.removeAll() });
 
 /** Runs a command in a container that sees the random files at /random. */
 function startRun(name: string, ...command: string[]) {

@@ -4,12 +4,15 @@ import { type Containerd, isCaisson, startContainerd } from "../support/containe
 import { watchEvents } from "../support/containerd-events.ts";
 import { checkLeaksAroundEachTest } from "../support/leaks.ts";
 
+/** How a container ends that prints "works"; stderr too, so that it is shown where it is not so. */
+const works = { exitCode: 0, stdout: "works\n", stderr: "" };
+
 let containerd: Containerd;
 beforeAll(async () => {
   containerd = await startContainerd();
 });
 afterAll(() => containerd[Symbol.asyncDispose]());
-checkLeaksAroundEachTest(() => containerd.leakScope());
+checkLeaksAroundEachTest(() => containerd.leakScope(), { cleanUp: () => containerd.removeAll() });
 
 const run = (flags: string[], name: string, ...command: string[]) =>
   containerd.ctr(containerd.runArgs(flags, containerd.id(name), ...command));
@@ -84,7 +87,7 @@ test("a missing command fails, names the command, and the id works again", async
 
   expect(failed.exitCode).not.toBe(0);
   expect(failed.stderr).toContain("/no/such/command");
-  expect(await run(["--rm"], "missing", "echo", "works")).toMatchObject({ exitCode: 0, stdout: "works\n" });
+  expect(await run(["--rm"], "missing", "echo", "works")).toMatchObject(works);
 });
 
 test("a missing command fails Create: no start and no exit event", async () => {

@@ -10,7 +10,7 @@ beforeAll(async () => {
   containerd = await startContainerd();
 });
 afterAll(() => containerd[Symbol.asyncDispose]());
-checkLeaksAroundEachTest(() => containerd.leakScope());
+checkLeaksAroundEachTest(() => containerd.leakScope(), { cleanUp: () => containerd.removeAll() });
 
 const startSleep = (name: string) => containerd.startTask([], containerd.id(name), "sleep", "3600");
 

@@ -1,14 +1,13 @@
-import { existsSync, mkdirSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { mkdirSync, writeFileSync } from "node:fs";
+import { buildPath, requireFiles } from "./cli-build.ts";
 import { type PtyOptions, type Pty, startOnPty } from "./cli-pty.ts";
 import { run, type RunOptions, type RunResult, type Running, start } from "./cli-run.ts";
 import type { LeakScope } from "./leaks-scope.ts";
 import { createTempDir, type TempDir } from "./temp-dir.ts";
 
-const root = join(import.meta.dirname, "../..");
-const program = join(root, "build/bin/caisson");
+const program = buildPath("bin/caisson");
 /** The demo image as an OCI layout; beside it `.tar`, the archive. */
-export const layout = join(root, "build/images/busybox");
+export const layout = buildPath("images/busybox");
 
 /** The image that every test runs. */
 export const image = `oci:${layout}:latest`;
@@ -26,16 +25,15 @@ export interface Cli extends AsyncDisposable {
   configure(toml: string): Disposable;
   /** Puts another directory in the place of one of the configuration's until the result is disposed. */
   configureInstead(setting: string, directory: string): Disposable;
+  /** Removes what a failed test left, so that it does not stand in the way of the next. */
+  removeAll(): Promise<void>;
   /** For the leak checker: state and data directories with all that is in them. */
   leakScope(): LeakScope;
 }
 
 /** Prepares the directories and runs one container, so that what is kept on purpose (the unpacked image) is there. */
 export async function createCli(): Promise<Cli> {
-  for (const path of [program, layout]) {
-    if (!existsSync(path))
-      throw new Error(`Cannot test the command line: "${path}" is missing; run \`make build\``);
-  }
+  requireFiles(program, layout);
   const dir = createTempDir();
   const config = dir.join("caisson.toml");
   const state = dir.join("run");
@@ -63,10 +61,13 @@ export async function createCli(): Promise<Cli> {
     configureInstead: (setting, directory) =>
       replace(settings.replace(new RegExp(`^${setting} = .*$`, "m"), `${setting} = "${directory}"`)),
     leakScope: () => ({ marks: [dir.token], directories: [state, data] }),
-    [Symbol.asyncDispose]: async () => {
+    removeAll: async () => {
       const listed = await cli.run(["ps", "--all", "--quiet"]);
       const ids = listed.stdout.split("\n").filter((id) => id !== "");
       if (ids.length > 0) await cli.run(["rm", "--force", ...ids]);
+    },
+    [Symbol.asyncDispose]: async () => {
+      await cli.removeAll();
       await dir[Symbol.asyncDispose]();
     },
   };

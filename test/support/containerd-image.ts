@@ -1,11 +1,12 @@
 import { execFileSync } from "node:child_process";
 import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
+import { buildPath } from "./cli-build.ts";
 import type { TempDir } from "./temp-dir.ts";
 
 export const busyboxReference = "docker.io/library/busybox:latest";
 
-const built = join(import.meta.dirname, "../../build/images/busybox.tar");
+const built = buildPath("images/busybox.tar");
 
 /** The demo image as an archive: the one that the build made, else one made in `dir` from the machine's busybox. */
 export async function busyboxArchive(dir: TempDir): Promise<string> {

@@ -2,7 +2,6 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import {
   closeSync,
-  existsSync,
   mkdirSync,
   openSync,
   readdirSync,
@@ -15,14 +14,13 @@ import {
 import { homedir } from "node:os";
 import { delimiter, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { buildPath, requireFiles } from "./cli-build.ts";
 import { outcome, run, type RunOptions, type RunResult, runOk } from "./cli-run.ts";
 import { busyboxArchive, busyboxReference } from "./containerd-image.ts";
 import { findCgroups } from "./leaks-kernel.ts";
 import { markedProcesses } from "./leaks-processes.ts";
 import type { LeakScope } from "./leaks-scope.ts";
 import { createTempDir, type TempDir } from "./temp-dir.ts";
-
-const root = join(import.meta.dirname, "../..");
 
 /** Folder with containerd, ctr and containerd-shim-runc-v2; `scripts/test-tools` fills it. */
 const binaries =
@@ -51,6 +49,8 @@ export interface Containerd extends AsyncDisposable {
   startTask(flags: readonly string[], id: string, ...command: string[]): Promise<Task>;
   /** Adds lines to Caisson's configuration for the sandboxes that start until the result is disposed. */
   configure(toml: string): Disposable;
+  /** Removes the tasks and containers that a failed test left, so that they do not stand in the way of the next. */
+  removeAll(): Promise<void>;
   /** SIGKILL; resolves when it is reaped. */
   kill(): Promise<void>;
   /** Starts it again in the same directories; resolves when it serves. */
@@ -130,8 +130,9 @@ export async function startContainerd(): Promise<Containerd> {
       directories: [files.bundles, files.work, files.snapshots, files.fifos, files.sandboxes],
       containerdPid: child.pid ?? 0,
     }),
+    removeAll: () => removeContainers(containerd),
     [Symbol.asyncDispose]: async () => {
-      await removeTasks(containerd);
+      await containerd.removeAll();
       await stop(child);
       await endProcesses({ marks: [dir.token] });
       for (const cgroup of findCgroups({ marks: [dir.token] }).reverse()) {
@@ -182,13 +183,8 @@ interface Files {
 
 function requireBinaries(): void {
   const wanted = ["containerd", "ctr"].map((name) => join(binaries, name));
-  if (isCaisson) wanted.push(join(root, "build/bin/containerd-shim-caisson-v2"));
-  for (const path of wanted) {
-    if (!existsSync(path))
-      throw new Error(
-        `Cannot test with containerd: "${path}" is missing; run \`make build\` and scripts/test-tools`,
-      );
-  }
+  if (isCaisson) wanted.push(buildPath("bin/containerd-shim-caisson-v2"));
+  requireFiles(...wanted);
 }
 
 function writeConfiguration(dir: TempDir): Files {
@@ -247,7 +243,7 @@ async function launch(
     cwd: dir.path,
     env: {
       ...process.env,
-      PATH: [join(root, "build/bin"), binaries, process.env["PATH"]].join(delimiter),
+      PATH: [buildPath("bin"), binaries, process.env["PATH"]].join(delimiter),
       CAISSON_CONFIG: files.caissonConfig,
     },
     stdio: ["ignore", log, log],
@@ -296,12 +292,14 @@ function removeFifos(directory: string, id: string): void {
   }
 }
 
-async function removeTasks(containerd: Containerd): Promise<void> {
+async function removeContainers(containerd: Containerd): Promise<void> {
   const limit = { timeoutMs: 20_000 };
-  const tasks = await containerd.ctr(["task", "ls", "--quiet"], limit);
-  for (const id of tasks.stdout.split("\n").filter((line) => line !== "")) {
-    await containerd.ctr(["task", "rm", "--force", id], limit);
-  }
+  const list = async (what: string) => {
+    const { stdout } = await containerd.ctr([what, "ls", "--quiet"], limit);
+    return stdout.split("\n").filter((id) => id !== "");
+  };
+  for (const id of await list("task")) await containerd.ctr(["task", "rm", "--force", id], limit);
+  for (const id of await list("container")) await containerd.ctr(["container", "rm", id], limit);
 }
 
 async function stop(child: ChildProcess): Promise<void> {

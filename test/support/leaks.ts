@@ -93,16 +93,25 @@ export async function expectNoLeaks(before: Snapshot, options: SettleOptions = {
   }
 }
 
+export interface AroundOptions extends SettleOptions {
+  /** Removes what a failed test left, after the check, so that it does not stand in the way of the next. */
+  readonly cleanUp?: () => Promise<void>;
+}
+
 /** Checks for leaks around every test of the file or group. The scope is asked for before each test. */
-export function checkLeaksAroundEachTest(scope: () => LeakScope, options: SettleOptions = {}): void {
+export function checkLeaksAroundEachTest(scope: () => LeakScope, options: AroundOptions = {}): void {
   let before: Snapshot | undefined;
   beforeEach(async () => {
     before = await takeSnapshot(scope());
   });
   afterEach(async () => {
     if (before === undefined) throw new Error("No snapshot was taken before the test");
-    // The scope may have changed (containerd restarted): look with the present one.
-    await expectNoLeaks({ ...before, scope: scope() }, options);
+    try {
+      // The scope may have changed (containerd restarted): look with the present one.
+      await expectNoLeaks({ ...before, scope: scope() }, options);
+    } finally {
+      await options.cleanUp?.();
+    }
   });
 }
 

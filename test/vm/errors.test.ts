@@ -9,7 +9,7 @@ beforeAll(async () => {
   cli = await createCli();
 });
 afterAll(() => cli[Symbol.asyncDispose]());
-checkLeaksAroundEachTest(() => cli.leakScope());
+checkLeaksAroundEachTest(() => cli.leakScope(), { cleanUp: () => cli.removeAll() });
 
 /** What was refused must be named, and nothing may reach stdout. */
 async function expectFailure(args: string[], message: RegExp): Promise<void> {
@@ -140,9 +140,9 @@ test("run with a configuration that is not there: the error names it", async () 
 test.for(["state_directory", "data_directory"])(
   "run with no space in %s: an error, nothing left, works afterwards",
   async (setting) => {
-    const full = cli.dir.join(`full-${setting}`);
+    const full = cli.dir.join("full");
     const name = ["--name", cli.id("space")];
-    mkdirSync(full);
+    mkdirSync(full, { recursive: true });
     execFileSync("mount", ["-t", "tmpfs", "-o", "size=16k,mode=755", "none", full]);
     try {
       using _configured = cli.configureInstead(setting, full);
@@ -163,20 +163,16 @@ test.for(["state_directory", "data_directory"])(
   },
 );
 
-test.for([
-  ["exec", "nosuch", "true"],
-  ["logs", "nosuch"],
-  ["stop", "nosuch"],
-  ["rm", "nosuch"],
-])("%s of a container that is not there: the error names it", async (args) => {
-  const result = await cli.run(args);
+const absent = ["exec nosuch true", "logs nosuch", "stop nosuch", "rm nosuch"];
+test.for(absent)("caisson %s: the error says that there is no such container", async (line) => {
+  const result = await cli.run(line.split(" "));
 
   expect(result.exitCode).not.toBe(0);
-  expect(result.stderr).toContain("nosuch");
+  expect(result.stderr).toMatch(/^caisson: .*nosuch/m);
 });
 
-test.for([[], ["no-such-command"], ["ps", "--no-such-flag"]])("caisson %j is refused", async (args) => {
-  const result = await cli.run(args);
+test.for(["", "no-such-command", "ps --no-such-flag"])('"caisson %s" is refused', async (line) => {
+  const result = await cli.run(line.split(" ").filter((word) => word !== ""));
 
   expect(result.exitCode).not.toBe(0);
   expect(result.stderr).toMatch(/^caisson: /m);

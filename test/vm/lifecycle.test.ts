@@ -10,7 +10,7 @@ beforeAll(async () => {
   cli = await createCli();
 });
 afterAll(() => cli[Symbol.asyncDispose]());
-checkLeaksAroundEachTest(() => cli.leakScope());
+checkLeaksAroundEachTest(() => cli.leakScope(), { cleanUp: () => cli.removeAll() });
 
 /** Starts a container in the background; disposing the result removes it. */
 async function detach(name: string, ...command: string[]) {
@@ -108,7 +108,7 @@ test.for([
 ] as const)("$signal to the command line reaches the container", async ({ signal, code }) => {
   const name = signal.slice(3);
   const script = `trap 'exit ${code}' ${name}; echo ready; while :; do sleep 0.1; done`;
-  await using running = cli.start(["run", "--rm", image, "sh", "-c", script]);
+  await using running = cli.start(["run", "--rm", image, "sh", "-c", script], { timeoutMs: 30_000 });
   await firstOutput(running);
   running.child.kill(signal);
 

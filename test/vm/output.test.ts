@@ -17,7 +17,7 @@ beforeAll(async () => {
   small = writeRandomFile(cli.dir.join("random/small"), 5 * mebibyte + 13);
 });
 afterAll(() => cli[Symbol.asyncDispose]());
-checkLeaksAroundEachTest(() => cli.leakScope());
+checkLeaksAroundEachTest(() => cli.leakScope(), { cleanUp: () => cli.removeAll() });
 
 /** Starts a container that sees the random files at /random. */
 const start = (flags: string[], ...command: string[]) =>

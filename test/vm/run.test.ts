@@ -5,12 +5,15 @@ import { type Cli, createCli, image, layout } from "../support/cli.ts";
 import { runOk } from "../support/cli-run.ts";
 import { checkLeaksAroundEachTest } from "../support/leaks.ts";
 
+/** How a container ends that prints "works"; stderr too, so that it is shown where it is not so. */
+const works = { exitCode: 0, stdout: "works\n", stderr: "" };
+
 let cli: Cli;
 beforeAll(async () => {
   cli = await createCli();
 });
 afterAll(() => cli[Symbol.asyncDispose]());
-checkLeaksAroundEachTest(() => cli.leakScope());
+checkLeaksAroundEachTest(() => cli.leakScope(), { cleanUp: () => cli.removeAll() });
 
 const run = (flags: string[], ...command: string[]) => cli.run(["run", "--rm", ...flags, image, ...command]);
 
@@ -39,7 +42,7 @@ test("a missing command: 127, named, and the same id works at the next try", asy
 
   expect(failed).toMatchObject({ exitCode: 127, stdout: "" });
   expect(failed.stderr).toContain("/no/such/command");
-  expect(await run(name, "echo", "works")).toMatchObject({ exitCode: 0, stdout: "works\n" });
+  expect(await run(name, "echo", "works")).toMatchObject(works);
 });
 
 test("a command that cannot be executed: 126", async () => {
@@ -121,7 +124,7 @@ test.for([2, 4])("%i at the same time", async (count) => {
 test("an image as an OCI archive", async () => {
   const result = await cli.run(["run", "--rm", `oci-archive:${layout}.tar`, "echo", "works"]);
 
-  expect(result).toMatchObject({ exitCode: 0, stdout: "works\n" });
+  expect(result).toMatchObject(works);
 });
 
 test("an image as a directory is used as it is", async () => {
