@@ -14,6 +14,10 @@ export interface Config {
   /** vCPUs when the spec sets no quota. 1 to 256. */
   readonly defaultVcpus: number;
   readonly maxVcpus: number;
+  /** Guest memory whatever the spec says; 0: by the spec. A limit of the spec that does not fit is refused. */
+  readonly memoryMiB: number;
+  /** vCPUs whatever the spec says, at most `maxVcpus`; 0: by the spec. */
+  readonly vcpus: number;
   /** Where runtime state lives: `<stateDirectory>/<namespace>/<sandbox id>`. */
   readonly stateDirectory: string;
   /** Where the command line keeps images and writable layers. */
@@ -39,4 +43,6 @@ export interface Config {
   readonly logLevel: "error" | "warn" | "info" | "debug";
   /** Adds `caisson.log=debug` to the guest's command line and keeps the console in the log. */
   readonly debugGuest: boolean;
+  /** Full names of the annotations `io.caisson.*` that a spec may carry. */
+  readonly allowedAnnotations: readonly string[];
 }

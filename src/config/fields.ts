@@ -11,6 +11,16 @@ export interface Field {
   readonly check: (value: unknown, fail: (expected: string) => Error) => void;
 }
 
+/** The annotations that there are, and the setting that each one sets for its sandbox. */
+export const annotationKeys: ReadonlyMap<string, string> = new Map([
+  ["io.caisson.memory_mib", "memory_mib"],
+  ["io.caisson.vcpus", "vcpus"],
+  ["io.caisson.kernel", "kernel_path"],
+  ["io.caisson.machine", "machine"],
+  ["io.caisson.accel", "accel"],
+  ["io.caisson.debug_guest", "debug_guest"],
+]);
+
 const installedDirectory = "/usr/lib/caisson";
 
 /** Every setting by its name in the file. `docs/configuration.md` is checked against this table. */
@@ -22,6 +32,8 @@ export const fields: ReadonlyMap<string, Field> = new Map(
     memory_overhead_mib: integer("memoryOverheadMiB", 96, 32, 65_536),
     default_vcpus: integer("defaultVcpus", 1, 1, 256),
     max_vcpus: integer("maxVcpus", 32, 1, 256),
+    memory_mib: integerOrZero("memoryMiB", 64, 1_048_576),
+    vcpus: integerOrZero("vcpus", 1, 256),
     state_directory: directory("stateDirectory", () => "/run/caisson"),
     data_directory: directory("dataDirectory", () => "/var/lib/caisson"),
     guest_directory: directory("guestDirectory", (build) => join(build ?? installedDirectory, "guest")),
@@ -37,6 +49,7 @@ export const fields: ReadonlyMap<string, Field> = new Map(
     drain_timeout_ms: integer("drainTimeoutMs", 10_000, 0, 600_000),
     log_level: choice("logLevel", "info", ["error", "warn", "info", "debug"]),
     debug_guest: flag("debugGuest", false),
+    allowed_annotations: annotationNames("allowedAnnotations"),
   } satisfies Record<string, Field>),
 );
 
@@ -64,6 +77,30 @@ function integer(property: keyof Config, fallback: number, min: number, max: num
     check: (value, fail) => {
       const good = typeof value === "number" && Number.isInteger(value) && value >= min && value <= max;
       if (!good) throw fail(`a whole number from ${min} to ${max}`);
+    },
+  };
+}
+
+/** 0, the default, stands for "choose". */
+function integerOrZero(property: keyof Config, min: number, max: number): Field {
+  const { check } = integer(property, 0, min, max);
+  return {
+    property,
+    fallback: 0,
+    check: (value, fail) => {
+      if (value !== 0) check(value, (expected) => fail(`0 or ${expected}`));
+    },
+  };
+}
+
+function annotationNames(property: keyof Config): Field {
+  const known = [...annotationKeys.keys()];
+  return {
+    property,
+    fallback: [],
+    check: (value, fail) => {
+      const good = Array.isArray(value) && value.every((name) => known.includes(name as string));
+      if (!good) throw fail(`a list of ${known.map((name) => `"${name}"`).join(", ")}`);
     },
   };
 }

@@ -1,5 +1,5 @@
-import { existsSync, readdirSync, readFileSync } from "node:fs";
-import { basename, dirname, join, resolve } from "node:path";
+import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { basename, dirname, isAbsolute, join, resolve } from "node:path";
 import { parse } from "smol-toml";
 import { errnoOf, RuntimeError } from "../base/errors.ts";
 import type { Config } from "./config.ts";
@@ -10,7 +10,19 @@ export interface LoadOptions {
   readonly environment: Readonly<Record<string, string | undefined>>;
   /** Directory of the running executable (`…/build/lib` or `/usr/lib/caisson/lib`). */
   readonly executableDirectory: string;
+  /** Settings of one sandbox, which win over the files: in their order. */
+  readonly overrides?: readonly ConfigSource[];
 }
+
+/** TOML from elsewhere: a file, or text under a name for messages. */
+export type ConfigSource =
+  | { readonly tag: "file"; readonly path: string }
+  | { readonly tag: "text"; readonly name: string; readonly text: string };
+
+/** What all sandboxes of a host share cannot differ for one of them: others find it there. */
+const hostSettings: ReadonlySet<string> = new Set(["state_directory", "data_directory"]);
+
+const maxFileBytes = 1024 * 1024;
 
 /**
  * Reads the configuration: `$CAISSON_CONFIG`, else `config.toml` in the `build/` that the executable lies in, else
@@ -25,18 +37,28 @@ export function loadConfig(options: LoadOptions): Config {
   const path = chooseFile(options.environment["CAISSON_CONFIG"], buildDirectory);
   const values = new Map<string, unknown>();
   for (const file of path === undefined ? [] : [path, ...dropIns(path)]) {
-    for (const [key, value] of Object.entries(readToml(file))) {
-      const field = fields.get(key);
-      if (field === undefined) {
-        throw invalid(file, `"${key}" is not a setting; the settings are ${[...fields.keys()].join(", ")}`);
-      }
-      field.check(value, (expected) =>
-        invalid(file, `${key} = ${JSON.stringify(value)}, expected ${expected}`),
-      );
-      values.set(key, value);
-    }
+    takeValues(file, readToml(file), values);
+  }
+  for (const source of options.overrides ?? []) {
+    const [name, content] = readOverride(source);
+    const shared = Object.keys(content).find((key) => hostSettings.has(key));
+    if (shared !== undefined) throw invalid(name, `"${shared}" cannot be set for a single sandbox`);
+    takeValues(name, content, values);
   }
   return Object.freeze(assemble(values, buildDirectory));
+}
+
+function takeValues(file: string, content: Record<string, unknown>, values: Map<string, unknown>): void {
+  for (const [key, value] of Object.entries(content)) {
+    const field = fields.get(key);
+    if (field === undefined) {
+      throw invalid(file, `"${key}" is not a setting; the settings are ${[...fields.keys()].join(", ")}`);
+    }
+    field.check(value, (expected) =>
+      invalid(file, `${key} = ${JSON.stringify(value)}, expected ${expected}`),
+    );
+    values.set(key, value);
+  }
 }
 
 /** `build/` of a checkout when the executable lies in `build/bin` or `build/lib`, else undefined (installed). */
@@ -83,6 +105,29 @@ function readToml(file: string): Record<string, unknown> {
   } catch (cause) {
     throw new RuntimeError("invalid_argument", `Cannot read the configuration "${file}"`, { cause });
   }
+}
+
+/** The name for messages, and what is in it. A client names the file: it may be anything. */
+function readOverride(source: ConfigSource): readonly [string, Record<string, unknown>] {
+  if (source.tag === "text") {
+    try {
+      return [source.name, parse(source.text)];
+    } catch (cause) {
+      throw new RuntimeError("invalid_argument", `Cannot read the configuration "${source.name}"`, { cause });
+    }
+  }
+  const { path } = source;
+  if (!isAbsolute(path) || path.includes("\0")) {
+    throw invalid(path, "expected an absolute path");
+  }
+  const stat = statSync(path, { throwIfNoEntry: false });
+  if (stat === undefined) {
+    throw new RuntimeError("not_found", `Cannot read the configuration "${path}": no such file`);
+  }
+  if (!stat.isFile() || stat.size > maxFileBytes) {
+    throw invalid(path, `expected a regular file of at most ${maxFileBytes} bytes`);
+  }
+  return [path, readToml(path)];
 }
 
 function invalid(file: string, fact: string): RuntimeError {
