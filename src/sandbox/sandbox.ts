@@ -7,6 +7,7 @@ import type { Log } from "../base/log.ts";
 import { timed } from "../base/metrics.ts";
 import { scope } from "../base/scope.ts";
 import { settleAll } from "../base/settle.ts";
+import { configFor } from "../config/annotations.ts";
 import type { Config } from "../config/config.ts";
 import type { Hypervisor } from "../hypervisor/hypervisor.ts";
 import { loadSpec, type Spec } from "../oci/spec.ts";
@@ -132,6 +133,7 @@ class VmSandbox implements Sandbox {
     const { containerId, bundle, stdio } = request;
     const { log } = this.#options;
     const spec = await loadSpec(bundle);
+    const config = configFor(spec.annotations, this.#options.config);
     // Before anything is made: what a guest cannot have is refused at once.
     const ociConfigJson = Buffer.from(JSON.stringify(guestSpec(spec, containerId, stdio.terminal)));
     const host = await this.#ensureHost();
@@ -139,7 +141,7 @@ class VmSandbox implements Sandbox {
     let io: ProcessIo | undefined;
     try {
       const [booted, opened] = await settleAll([
-        this.#ensureBooted(spec, signal),
+        this.#ensureBooted(spec, config, signal),
         ProcessIo.open(stdio, containerLog, signal, this.#options.observer).then((value) => {
           io = value;
           return value;
@@ -215,16 +217,16 @@ class VmSandbox implements Sandbox {
     return this.#host;
   }
 
-  #ensureBooted(spec: Spec, signal: AbortSignal): Promise<Booted> {
+  #ensureBooted(spec: Spec, config: Config, signal: AbortSignal): Promise<Booted> {
     this.#booted ??= timed(
-      () => this.#boot(spec, signal),
+      () => this.#boot(spec, config, signal),
       (seconds, error) => this.#options.observer?.onBoot(seconds, error),
     );
     return this.#booted;
   }
 
-  async #boot(spec: Spec, signal: AbortSignal): Promise<Booted> {
-    const { namespace, sandboxId, config, hypervisor, log, observer } = this.#options;
+  async #boot(spec: Spec, config: Config, signal: AbortSignal): Promise<Booted> {
+    const { namespace, sandboxId, hypervisor, log, observer } = this.#options;
     const host = await this.#ensureHost();
     const vm = await bootSandboxVm({
       namespace,

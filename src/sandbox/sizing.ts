@@ -20,10 +20,11 @@ export function thisHost(): Host {
 }
 
 /**
- * The size of the VM for a container: its limits, or the configured defaults, plus the overhead for the guest's own
- * kernel and agent.
+ * The size of the VM for a container: what is configured for the sandbox, else the container's limits, or the defaults,
+ * plus the overhead for the guest's own kernel and agent.
  *
- * @throws invalid_argument  a limit below what a container can start with, or above what the host has
+ * @throws invalid_argument  a limit below what a container can start with, above what the host has, or above the size
+ *                           that is configured
  */
 export function sizeOf(spec: Spec, config: Config, host: Host): VmSize {
   const limitBytes = positiveInteger(spec.linux?.resources?.memory?.limit);
@@ -34,7 +35,13 @@ export function sizeOf(spec: Spec, config: Config, host: Host): VmSize {
 const minLimitBytes = 4 * 1024 ** 2;
 
 function memoryOf(limitBytes: number | undefined, config: Config, host: Host): number {
-  if (limitBytes === undefined) return config.defaultMemoryMiB;
+  if (config.memoryMiB > host.memoryMiB) {
+    throw new RuntimeError(
+      "invalid_argument",
+      `Cannot size the VM: ${config.memoryMiB} MiB are asked for, this host has ${host.memoryMiB} MiB`,
+    );
+  }
+  if (limitBytes === undefined) return config.memoryMiB || config.defaultMemoryMiB;
   const refuse = (fact: string) =>
     new RuntimeError(
       "invalid_argument",
@@ -42,11 +49,16 @@ function memoryOf(limitBytes: number | undefined, config: Config, host: Host): n
     );
   if (limitBytes < minLimitBytes) throw refuse(`below the minimum of ${minLimitBytes} bytes`);
   const memoryMiB = Math.ceil(limitBytes / 1024 ** 2) + config.memoryOverheadMiB;
+  if (config.memoryMiB > 0) {
+    if (memoryMiB <= config.memoryMiB) return config.memoryMiB;
+    throw refuse(`with ${config.memoryOverheadMiB} MiB for the guest above its ${config.memoryMiB} MiB`);
+  }
   if (memoryMiB > host.memoryMiB) throw refuse(`above the ${host.memoryMiB} MiB of this host`);
   return memoryMiB;
 }
 
 function vcpusOf(spec: Spec, config: Config, host: Host): number {
+  if (config.vcpus > 0) return Math.min(config.vcpus, config.maxVcpus);
   const quota = positiveInteger(spec.linux?.resources?.cpu?.quota);
   const period = positiveInteger(spec.linux?.resources?.cpu?.period) ?? 100_000;
   const wanted = quota === undefined ? config.defaultVcpus : Math.ceil(quota / period);
