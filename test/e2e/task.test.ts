@@ -16,16 +16,15 @@ const startSleep = (name: string) => containerd.startTask([], containerd.id(name
 
 /** Arguments of `ctr` that run one more process in a container. */
 const execArgs = (id: string, flags: string[], ...command: string[]) => [
-  ...[
-    "task",
-    "exec",
-    "--fifo-dir",
-    containerd.dir.join("fifo"),
-    "--exec-id",
-    `exec-${execCount++}`,
-    ...flags,
-  ],
-  ...[id, ...command],
+  "task",
+  "exec",
+  "--fifo-dir",
+  containerd.dir.join("fifo"),
+  "--exec-id",
+  `exec-${execCount++}`,
+  ...flags,
+  id,
+  ...command,
 ];
 let execCount = 0;
 

@@ -74,8 +74,14 @@ export async function startContainerd(): Promise<Containerd> {
   const namespace = dir.token;
   const ctrArgv = (...args: string[]) => [
     // The warning that cgroup v1 is deprecated would stand in the stderr that tests compare.
-    ...["env", "CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS=1", join(binaries, "ctr")],
-    ...["--address", files.socket, "--namespace", namespace, ...args],
+    "env",
+    "CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS=1",
+    join(binaries, "ctr"),
+    "--address",
+    files.socket,
+    "--namespace",
+    namespace,
+    ...args,
   ];
   const ctr = (args: readonly string[], options?: RunOptions) => run(ctrArgv(...args), options);
   const ctrOk = (args: readonly string[], options?: RunOptions) => runOk(ctrArgv(...args), options);
@@ -97,8 +103,15 @@ export async function startContainerd(): Promise<Containerd> {
     ctr,
     ctrOk,
     runArgs: (flags, id, ...command) => [
-      ...["run", "--runtime", runtime, "--fifo-dir", files.fifos, ...flags],
-      ...[busyboxReference, id, ...command],
+      "run",
+      "--runtime",
+      runtime,
+      "--fifo-dir",
+      files.fifos,
+      ...flags,
+      busyboxReference,
+      id,
+      ...command,
     ],
     startTask: async (flags, id, ...command) => {
       const remove = async () => {
@@ -163,11 +176,6 @@ export async function taskState(
     .map((line) => line.trim().split(/\s+/))
     .find(([listed]) => listed === id);
   return fields === undefined ? undefined : { pid: Number(fields[1]), status: fields[2] ?? "" };
-}
-
-/** The end of containerd's log, for a failing test. */
-export function containerdLog(containerd: Containerd, bytes = 4000): string {
-  return readFileSync(containerd.dir.join("containerd.log"), "utf8").slice(-bytes);
 }
 
 interface Files {
