@@ -18,7 +18,7 @@ export interface Definition<Label extends string = string> {
 export type Labels<Label extends string> = Readonly<Record<Label, string>>;
 
 /** One line of the text form. */
-export interface Sample {
+interface Sample {
   /** The metric's name, with a histogram's suffix. */
   readonly name: string;
   readonly labels: Readonly<Record<string, string | number>>;

@@ -7,7 +7,7 @@ import { createServer, type Socket } from "node:net";
 import { asError, describe } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 
-export interface MetricsAnswer {
+interface MetricsAnswer {
   readonly contentType: string;
   readonly text: string;
 }

@@ -64,7 +64,7 @@ export class DaemonMetrics implements SandboxObserver {
 
   onPhase({ name, durationMs }: { readonly name: string; readonly durationMs: number }): void {
     const phase = bootPhases.get(name);
-    if (phase !== undefined) this.#vmBootPhaseSeconds.set({ phase }, durationMs / 1000);
+    if (phase !== undefined) this.#vmBootPhaseSeconds.set({ phase }, Math.round(durationMs * 10) / 10_000);
   }
 
   onBoot(seconds: number, code: Code | undefined): void {
