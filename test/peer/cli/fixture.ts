@@ -48,6 +48,10 @@ export function createFixture(): Fixture {
         return [];
       }
     },
-    [Symbol.asyncDispose]: () => directory[Symbol.asyncDispose](),
+    async [Symbol.asyncDispose]() {
+      // A failed test may have left some; their daemons are no children of ours.
+      if (this.containers.length > 0) await run(argv("rm", "-f", ...this.containers));
+      await directory[Symbol.asyncDispose]();
+    },
   };
 }
