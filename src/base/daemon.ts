@@ -1,9 +1,11 @@
-import { type ChildProcess, spawn, type StdioOptions } from "node:child_process";
+import { type ChildProcess, spawn, type SpawnOptions, type StdioOptions } from "node:child_process";
 import type { Duplex, Readable } from "node:stream";
 import { RuntimeError } from "./errors.ts";
 import { minimalEnvironment } from "./exec.ts";
+import { systemErrorCode } from "./files.ts";
 import { planLaunch, type Privileges } from "./launch.ts";
 import { identify, type ProcessIdentity } from "./processes.ts";
+import { foreignText } from "./log.ts";
 import { within } from "./scope.ts";
 import { TextRing } from "./text-ring.ts";
 
@@ -50,13 +52,14 @@ const outputDrainMs = 100;
  * Starts a long-lived child with only the given privileges, an explicit minimal environment and only the file
  * descriptors named.
  *
- * @throws unavailable  it cannot be executed
+ * @throws unavailable         it cannot be executed
+ * @throws resource_exhausted  there are no file descriptors or processes left
  */
 export async function startDaemon(spec: DaemonSpec): Promise<Daemon> {
   const [file = "", ...args] = planLaunch(spec.argv, spec.privileges);
   const fds = spec.fds ?? [];
   const stdio: StdioOptions = ["ignore", "pipe", "pipe", ...fds.map((fd) => (fd === "socket" ? "pipe" : fd))];
-  const child = spawn(file, args, { cwd: spec.cwd, env: { ...minimalEnvironment }, stdio });
+  const child = spawnNamed(spec.name, file, args, { cwd: spec.cwd, env: { ...minimalEnvironment }, stdio });
   const output = new TextRing(stderrLimitBytes);
   const outputEnd = Promise.all([child.stdout, child.stderr].map((stream) => collect(stream, output)));
   let exit: DaemonExit | undefined;
@@ -65,11 +68,15 @@ export async function startDaemon(spec: DaemonSpec): Promise<Daemon> {
       const ended = { exitCode, signal };
       exit = ended;
       // The exit is often noticed before the last words are read.
-      void within(outputEnd, outputDrainMs, undefined).then(() => resolve(ended));
+      void within(outputEnd, outputDrainMs, undefined).then(() => {
+        child.stdout?.destroy();
+        child.stderr?.destroy();
+        resolve(ended);
+      });
     });
   });
-  const sockets = fds.flatMap((fd, index) => (fd === "socket" ? [extraSocket(child, 3 + index)] : []));
   await started(child, spec.name);
+  const sockets = fds.flatMap((fd, index) => (fd === "socket" ? [extraSocket(child, 3 + index)] : []));
   const identity = identify(child.pid ?? 0) ?? { pid: child.pid ?? 0, startTicks: "" };
 
   const kill = (signal: NodeJS.Signals) => {
@@ -96,17 +103,33 @@ export async function startDaemon(spec: DaemonSpec): Promise<Daemon> {
   };
 }
 
+/** `spawn` throws some failures and emits others. */
+function spawnNamed(name: string, file: string, args: string[], options: SpawnOptions): ChildProcess {
+  try {
+    return spawn(file, args, options);
+  } catch (cause) {
+    throw cannotStart(name, cause);
+  }
+}
+
 function started(child: ChildProcess, name: string): Promise<void> {
   return new Promise((resolve, reject) => {
     child.once("spawn", resolve);
     child.on("error", (cause) => {
-      reject(new RuntimeError("unavailable", `Cannot start ${name}`, { cause }));
+      reject(cannotStart(name, cause));
     });
   });
 }
 
+function cannotStart(name: string, cause: unknown): RuntimeError {
+  const isExhausted = systemErrorCode(cause) === "resource_exhausted";
+  return new RuntimeError(isExhausted ? "resource_exhausted" : "unavailable", `Cannot start ${name}`, {
+    cause,
+  });
+}
+
 /** Resolves when the stream has ended. */
-function collect(stream: Readable | null, output: TextRing): Promise<void> {
+function collect(stream: Readable | null | undefined, output: TextRing): Promise<void> {
   const { promise, resolve } = Promise.withResolvers<void>();
   stream?.on("data", (chunk: Buffer) => output.push(chunk));
   stream?.on("close", resolve);
@@ -127,6 +150,6 @@ function formatLastWords(name: string, exit: DaemonExit | undefined, output: Tex
       : exit.signal !== null
         ? `${name} was killed by ${exit.signal}`
         : `${name} exited with code ${exit.exitCode}`;
-  const lines = output.lastLines(5);
+  const lines = output.lastLines(5).map((line) => foreignText(line));
   return lines.length === 0 ? how : `${how}, its last words: ${lines.join(" | ")}`;
 }

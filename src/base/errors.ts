@@ -48,7 +48,13 @@ export function describe(error: unknown): string {
 }
 
 function textOf(value: unknown): string {
-  return typeof value === "string" ? value : JSON.stringify(value);
+  if (typeof value === "string") return value;
+  try {
+    return JSON.stringify(value) ?? String(value);
+  } catch {
+    // A bigint, or an object that holds itself.
+    return String(value);
+  }
 }
 
 function messageOf(error: Error): string {

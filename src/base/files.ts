@@ -45,6 +45,9 @@ export async function readRegularFile(path: string, maxBytes: number): Promise<B
     if (errnoOf(cause) === "ELOOP") {
       throw new RuntimeError("invalid_argument", `Cannot read "${path}": it is a symbolic link`);
     }
+    if (errnoOf(cause) === "ENXIO") {
+      throw new RuntimeError("invalid_argument", `Cannot read "${path}": it is a socket`);
+    }
     throw new RuntimeError(systemErrorCode(cause), `Cannot read "${path}"`, { cause });
   }
 }

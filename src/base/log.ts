@@ -15,9 +15,9 @@ export function createLog(level: string, destination: DestinationStream): Log {
 export function foreignText(text: string, limit = foreignTextLimit): string {
   const cut = text.length > limit ? `${text.slice(0, limit)}…` : text;
   return cut.replace(
-    // Control characters and the bidirectional overrides that can make a line read differently from what it is.
+    // Control characters, line separators and the bidirectional marks that can make a line read differently from what it is.
     // oxlint-disable-next-line no-control-regex -- they are what is looked for
-    /[\u0000-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g,
+    /[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g,
     (character) =>
       character === "\n" ? "\\n" : `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`,
   );

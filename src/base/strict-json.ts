@@ -45,6 +45,8 @@ export function parseStrictJson(bytes: Uint8Array, what: string): Json {
   }
   if (text.startsWith("\ufeff")) throw refuse("it starts with a byte order mark");
   try {
+    // First, because `scan` relies on it: on a string without an end, for one, it would take hours.
+    JSON.parse(text);
     const problem = scan(text);
     if (problem !== undefined) throw refuse(problem);
     return lossless.parse(text, (_key, value, { source }) =>
@@ -64,8 +66,7 @@ export function isRawNumber(value: unknown): value is RawNumber {
 }
 
 /**
- * Looks for what `JSON.parse` would let pass: duplicate keys and deep nesting. Assumes valid JSON; on anything else
- * its answer does not matter, `JSON.parse` refuses that.
+ * Looks for what `JSON.parse` would let pass: duplicate keys and deep nesting. Assumes valid JSON.
  */
 function scan(text: string): string | undefined {
   const token = /"(?:[^"\\]|\\.)*"|[{}[\]:,]/gs;
