@@ -1,5 +1,5 @@
 import { constants } from "node:fs";
-import { mkdir, open, readdir, stat } from "node:fs/promises";
+import { mkdir, open, readdir, realpath, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { RuntimeError } from "../base/errors.ts";
 import { ignore, removeDirectory, removeFile, systemErrorCode } from "../base/files.ts";
@@ -45,6 +45,7 @@ export async function createSharedDir(directory: string): Promise<SharedDir> {
     const relative = join(containerId, name);
     const staging = join(directory, `${stagingName}-${containerId}`);
     const isDirectory = await kindOf(source);
+    await refuseOwnState(source, directory);
     await makeTarget(join(skeleton, relative), isDirectory);
     await makeTarget(staging, isDirectory);
     try {
@@ -91,6 +92,17 @@ async function kindOf(source: string): Promise<boolean> {
   throw new RuntimeError(
     "invalid_argument",
     `Cannot share "${source}" with the guest: expected a directory or a regular file, sockets, FIFOs and devices do not cross virtio-fs`,
+  );
+}
+
+/** A source that holds the share would hold itself without end, and show every sandbox's state to the guest. */
+async function refuseOwnState(source: string, directory: string): Promise<void> {
+  const [real, own] = await Promise.all([realpath(source), realpath(directory)]);
+  const holds = (outer: string, inner: string) => `${inner}/`.startsWith(outer === "/" ? "/" : `${outer}/`);
+  if (!holds(real, own) && !holds(own, real)) return;
+  throw new RuntimeError(
+    "invalid_argument",
+    `Cannot share "${source}" with the guest: the state of the sandbox, "${own}", lies in it or holds it; share a directory apart from it`,
   );
 }
 

@@ -1,6 +1,14 @@
 import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmdirSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { expect, test } from "vitest";
 import { parseMountInfo } from "../../../src/storage/mount.ts";
 import { createSharedDir, removeSharedDir } from "../../../src/storage/shared-dir.ts";
@@ -210,3 +218,22 @@ test.each(refused)("addMount() of $name is refused and leaves nothing", async ({
   await removeSharedDir(dir.join("sandbox"), ["c1"]);
   expect(readdirSync(dir.join("sandbox"))).toEqual([]);
 });
+
+test.each(["/", "parent", "own"])(
+  "addMount() refuses a source that holds the share or lies in it: %s",
+  async (kind) => {
+    await using dir = createTempDir();
+    const directory = dir.join("sandbox");
+    mkdirSync(directory);
+    const shared = await createSharedDir(directory);
+    const source = { "/": "/", parent: dir.path, own: `${directory}/skeleton` }[kind] ?? "";
+    try {
+      await expect(shared.addMount("c1", 0, source, false)).rejects.toMatchObject({
+        code: "invalid_argument",
+      });
+    } finally {
+      await removeSharedDir(directory, ["c1"]);
+      rmdirSync(directory);
+    }
+  },
+);
