@@ -27,9 +27,9 @@ const modules: Readonly<Record<string, readonly string[]>> = {
     "containerd/task/v2/task.proto",
     "containerd/events/task.proto",
     "containerd/services/events/ttrpc/v1/events.proto",
-    "containerd/runc/v1/options.proto",
-    "runtimeoptions/v1/api.proto",
   ],
+  /** Runtime and task options, which `start` loads too when it gets some. */
+  options: ["containerd/runc/v1/options.proto", "runtimeoptions/v1/api.proto"],
   /** Statistics: loaded by the daemon when it is first asked for them. */
   cgroups: ["containerd/cgroups/v1.proto", "containerd/cgroups/v2.proto"],
   /** What `start`, `delete` and `-info` need. */

@@ -3,6 +3,7 @@ import { RuntimeError } from "../base/errors.ts";
 import { checkId } from "../base/ids.ts";
 import { containerd, type google } from "../gen/containerd.js";
 import { int64 } from "../gen/int64.ts";
+import { containerd as runc } from "../gen/options.js";
 import type {
   Container,
   CreateContainerRequest,
@@ -119,7 +120,7 @@ export function toProcessInfos(
     pid: init.pid,
     info: {
       type_url: processDetailsTypeUrl,
-      value: containerd.runc.v1.ProcessDetails.encode({ execId }).finish(),
+      value: runc.runc.v1.ProcessDetails.encode({ execId }).finish(),
     },
   }));
   return [{ pid: init.pid }, ...execs];

@@ -13,6 +13,7 @@ import { DaemonMetrics } from "./metrics.ts";
 import { type MetricsServer, serveMetrics } from "./metrics-server.ts";
 import { metricsSocketPath } from "./metrics-socket.ts";
 import { countCalls } from "./metrics-tasks.ts";
+import { readSandboxOptions } from "./options.ts";
 import type { ShimParts } from "./parts.ts";
 import { Publisher } from "./publisher.ts";
 import { shimMethods, shimServiceName } from "./shim-api.ts";
@@ -63,12 +64,16 @@ async function assemble(
 ): Promise<{ log: Log; server: TtrpcServer; openMetrics: () => void }> {
   const { namespace, sandboxId } = request;
   process.title = `containerd-shim-caisson-v2 -namespace ${namespace} -id ${sandboxId}`;
-  const config = await parts.loadConfig();
+  const options = request.options && {
+    typeUrl: request.options.typeUrl,
+    value: Buffer.from(request.options.value, "base64"),
+  };
+  const { sources, warning } = readSandboxOptions(options);
+  const config = await parts.loadConfig(sources);
   const destination = new LogDestination(request.bundle);
   const log = createDaemonLog(request.debug ? "debug" : config.logLevel, destination);
   keepAlive(log);
-  if (request.options !== undefined)
-    log.warn({ type: request.options.typeUrl }, "runtime options are ignored");
+  if (warning !== undefined) log.warn(warning);
 
   const publisher = new Publisher({ address: request.ttrpcAddress, namespace, log });
   const metrics = new DaemonMetrics();
@@ -105,7 +110,7 @@ async function assemble(
   life.announce(request.containerId);
   for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => life.end());
 
-  const tasks = countCalls(taskMethods, taskService({ sandbox, life, log }), metrics);
+  const tasks = countCalls(taskMethods, taskService({ sandbox, life, log, options }), metrics);
   const server = new TtrpcServer({
     services: [
       ...taskServiceNames.map((name) => bindService(name, taskMethods, tasks)),

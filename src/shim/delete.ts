@@ -10,11 +10,11 @@ import { int64 } from "../gen/int64.ts";
 import type { Flags } from "./flags.ts";
 import { metricsSocketPath } from "./metrics-socket.ts";
 import type { ShimParts } from "./parts.ts";
-import { readRecord, removeRecord, type ShimRecord } from "./record.ts";
+import { isShared, readRecord, removeRecord, type ShimRecord } from "./record.ts";
 import { isNobodyThere, socketPath } from "./socket-path.ts";
 
 /** containerd kills us after 5 s; all waits together stay below 3 s. */
-const removeTimeoutMs = 1700;
+const removeTimeoutMs = 1500;
 const endTimeoutMs = 1000;
 const killTimeoutMs = 150;
 
@@ -36,8 +36,10 @@ export async function deleteContainer(flags: Flags, parts: ShimParts): Promise<U
   const standardPath = () => socketPath({ address: flags.address, namespace, sandboxId, stateDirectory });
   const path = record?.socketPath ?? (await readAddress(bundle)) ?? standardPath();
 
-  const isShared = await endDaemon(path, containerId, record);
-  if (!isShared) {
+  const isAlone = async () =>
+    record !== undefined && !(await isShared(stateDirectory, namespace, containerId, record));
+  const goesOn = await endDaemon(path, containerId, record, isAlone);
+  if (!goesOn) {
     await rm(path, { force: true });
     await rm(metricsSocketPath(stateDirectory, namespace, sandboxId), { force: true });
     if (existsSync(join(stateDirectory, namespace, sandboxId))) {
@@ -57,6 +59,7 @@ async function endDaemon(
   path: string,
   containerId: string,
   record: ShimRecord | undefined,
+  isAlone: () => Promise<boolean>,
 ): Promise<boolean> {
   if (existsSync(path)) {
     const { connectShim } = await import("./shim-client.ts");
@@ -65,26 +68,19 @@ async function endDaemon(
       if ((await shim.remove(containerId, removeTimeoutMs)) > 0) return true;
       await shim.waitForEnd(endTimeoutMs);
     } catch (error) {
-      if (!isNobodyThere(error)) await failUnlessAlone(error, containerId, record);
+      // A daemon that does not answer is ended by force, but not when it holds other containers than this one.
+      if (!isNobodyThere(error) && !(await isAlone())) throw doesNotAnswer(containerId, error);
     }
   }
   if (record !== undefined) await killDaemon(record.daemon);
   return false;
 }
 
-/** A daemon that does not answer is ended by force, but not when it holds other containers than this one. */
-async function failUnlessAlone(
-  error: unknown,
-  containerId: string,
-  record: ShimRecord | undefined,
-): Promise<void> {
-  if (record !== undefined && record.sandboxId === containerId) return;
-  throw new RuntimeError(
+function doesNotAnswer(containerId: string, cause: unknown): RuntimeError {
+  return new RuntimeError(
     "unavailable",
     `Cannot delete container "${containerId}": its daemon does not answer`,
-    {
-      cause: error,
-    },
+    { cause },
   );
 }
 

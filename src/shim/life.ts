@@ -18,8 +18,8 @@ interface Creation {
   isReleased: boolean;
 }
 
-/** Longest wait for a killed init when a container is removed by force. */
-const removeTimeoutMs = 1000;
+/** Longest wait for the removal of one container of several; `delete` has 5 s for everything. */
+const removeTimeoutMs = 1200;
 /** Longest wait for containers in the making when the daemon ends. */
 const abortTimeoutMs = 2000;
 
@@ -39,6 +39,8 @@ export class Life {
   /** Ids without a container yet, and until when we wait for it. */
   readonly #announced = new Map<string, NodeJS.Timeout>();
   readonly #creations = new Map<string, Creation>();
+  /** Containers that are being removed by force: they keep the daemon no longer. */
+  readonly #removing = new Set<string>();
   #isEnding = false;
 
   constructor(options: LifeOptions) {
@@ -47,9 +49,7 @@ export class Life {
 
   /** Number of containers, those announced or being made included. */
   get containerCount(): number {
-    const made = this.#options.sandbox.containers.map((container) => container.id);
-    const wanted = [...this.#creations].filter(([, { isReleased }]) => !isReleased).map(([id]) => id);
-    return new Set([...made, ...this.#announced.keys(), ...wanted]).size;
+    return this.#containerIds().length;
   }
 
   /** @throws unavailable  the daemon is ending */
@@ -97,14 +97,36 @@ export class Life {
   }
 
   /**
-   * Removes a container by force, whatever its state, and returns how many are left.
-   *
-   * @throws what the model throws when it cannot be deleted
+   * Removes a container by force, whatever its state, and returns how many are left. The last one is not waited for: the
+   * daemon ends, and what it does not get done in time its caller does. Of several, one that takes long (its guest
+   * hangs) is removed in the background.
    */
   async remove(containerId: string): Promise<number> {
     const container = this.#options.sandbox.containers.find(({ id }) => id === containerId);
-    if (container !== undefined) await this.#removeContainer(container);
-    this.release(containerId);
+    const isLast = this.#containerIds().every((id) => id === containerId);
+    if (container !== undefined && isLast) {
+      void this.#kill(container);
+      this.#forget(containerId);
+      this.end();
+      return 0;
+    }
+    if (container === undefined) {
+      this.release(containerId);
+      return this.containerCount;
+    }
+    this.#removing.add(containerId);
+    const removed = this.#removeContainer(container)
+      .catch((error: unknown) =>
+        this.#options.log.error(
+          { container: containerId, error: describe(error) },
+          "cannot remove a container",
+        ),
+      )
+      .finally(() => {
+        this.#removing.delete(containerId);
+        this.release(containerId);
+      });
+    await within(removed, removeTimeoutMs, undefined);
     return this.containerCount;
   }
 
@@ -124,6 +146,13 @@ export class Life {
     await within(Promise.allSettled(creations.map(({ work }) => work)), abortTimeoutMs, undefined);
   }
 
+  #containerIds(): string[] {
+    const made = this.#options.sandbox.containers.map((container) => container.id);
+    const wanted = [...this.#creations].filter(([, { isReleased }]) => !isReleased).map(([id]) => id);
+    const ids = new Set([...made, ...this.#announced.keys(), ...wanted]);
+    return [...ids].filter((id) => !this.#removing.has(id));
+  }
+
   #forget(containerId: string): void {
     clearTimeout(this.#announced.get(containerId));
     this.#announced.delete(containerId);
@@ -135,17 +164,24 @@ export class Life {
   }
 
   async #removeContainer(container: Container): Promise<void> {
-    const { log } = this.#options;
-    try {
-      await container.init.kill(9, true);
-      await within(container.init.wait(), removeTimeoutMs, undefined);
-    } catch (error) {
-      log.debug({ container: container.id, error: describe(error) }, "not killed, it has ended already");
-    }
+    await this.#kill(container);
     try {
       await container.delete("");
     } catch (error) {
       if (codeOf(error) !== "not_found") throw error;
+    }
+  }
+
+  /** Never rejects. A guest that does not take the signal loses its VM, so that the wait ends. */
+  async #kill(container: Container): Promise<void> {
+    try {
+      await container.init.kill(9, true);
+      await container.init.wait();
+    } catch (error) {
+      this.#options.log.debug(
+        { container: container.id, error: describe(error) },
+        "not killed, it has ended already",
+      );
     }
   }
 }

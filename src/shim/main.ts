@@ -8,9 +8,9 @@ const executableDirectory = resolve(script, "../../bin");
 
 await runCommand(process.argv.slice(2), {
   script,
-  loadConfig: async () => {
+  loadConfig: async (overrides = []) => {
     const { loadConfig } = await import("../config/load.ts");
-    return loadConfig({ environment: process.env, executableDirectory });
+    return loadConfig({ environment: process.env, executableDirectory, overrides });
   },
   createSandbox: async (options) => {
     const { createQemuDriver } = await import("../hypervisor/qemu/driver.ts");

@@ -1,5 +1,6 @@
 import type { Log } from "../base/log.ts";
 import type { Config } from "../config/config.ts";
+import type { ConfigSource } from "../config/load.ts";
 import type { Sandbox, SandboxEvent } from "../sandbox/model.ts";
 import type { SandboxObserver } from "../sandbox/observer.ts";
 
@@ -26,7 +27,8 @@ interface RemoveSandboxOptions {
 export interface ShimParts {
   /** The script that runs: `start` executes it again as the daemon. */
   readonly script: string;
-  loadConfig(): Promise<Config>;
+  /** `overrides` are the settings of one sandbox. */
+  loadConfig(overrides?: readonly ConfigSource[]): Promise<Config>;
   createSandbox(options: SandboxOptions): Promise<Sandbox>;
   /** Releases everything that a sandbox without a daemon holds on the host. Idempotent. */
   removeSandbox(options: RemoveSandboxOptions): Promise<void>;

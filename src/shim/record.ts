@@ -1,4 +1,4 @@
-import { readFile, rm } from "node:fs/promises";
+import { readdir, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { writeFileAtomic } from "../base/files.ts";
 import { identify, type ProcessIdentity } from "../base/processes.ts";
@@ -40,6 +40,27 @@ export async function readRecord(
     // Missing or cut short by a crash: `delete` then goes by what the ids alone tell.
     return undefined;
   }
+}
+
+/** Whether other containers are noted with the same daemon. */
+export async function isShared(
+  stateDirectory: string,
+  namespace: string,
+  containerId: string,
+  record: ShimRecord,
+): Promise<boolean> {
+  const names = await readdir(join(stateDirectory, ".shims")).catch(() => []);
+  const ids = names
+    .filter((name) => name.startsWith(`${namespace}+`) && name.endsWith(".json"))
+    .map((name) => name.slice(namespace.length + 1, -".json".length));
+  for (const id of ids) {
+    if (id === containerId) continue;
+    const other = await readRecord(stateDirectory, namespace, id);
+    if (other?.daemon.pid === record.daemon.pid && other.daemon.startTicks === record.daemon.startTicks) {
+      return true;
+    }
+  }
+  return false;
 }
 
 export async function removeRecord(

@@ -66,6 +66,7 @@ export async function start(flags: Flags, stdin: Uint8Array, parts: ShimParts): 
       },
     });
     if (daemon === undefined) continue;
+    await joinShimCgroup(daemon.pid, bootstrap);
     await raiseOomScore(daemon.pid);
     await note(daemon.pid);
     await daemon.release();
@@ -114,6 +115,16 @@ async function checkBundle(bundle: string): Promise<string> {
   });
   if (stat.isDirectory()) return bundle;
   throw new RuntimeError("invalid_argument", `Cannot use bundle "${bundle}": expected a directory`);
+}
+
+/** The options of runc may name a cgroup for the daemon, whose children then are in it too. */
+async function joinShimCgroup(pid: number, { options }: Bootstrap): Promise<void> {
+  if (options === undefined) return;
+  const { readOptions } = await import("./options.ts");
+  const read = readOptions(options);
+  if (read.tag !== "runc" || read.shimCgroup === "") return;
+  const { joinCgroup } = await import("./host-cgroup.ts");
+  await joinCgroup(read.shimCgroup, pid);
 }
 
 /** The daemon shall be killed for want of memory before containerd, whose score the helper has inherited. */

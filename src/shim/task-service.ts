@@ -14,17 +14,24 @@ import {
 } from "./convert.ts";
 import { hostCgroupVersion } from "./host-cgroup.ts";
 import type { Life } from "./life.ts";
-import { readTaskOptions } from "./options.ts";
+import { type RawOptions, readTaskOptions } from "./options.ts";
 import type { taskMethods } from "./task-api.ts";
 
 export interface TaskServiceOptions {
   readonly sandbox: Sandbox;
   readonly life: Life;
   readonly log: Log;
+  /** Those that the sandbox was started with. */
+  readonly options: RawOptions | undefined;
 }
 
 /** The task service on top of the model. Checkpoint is missing: it answers Unimplemented. */
-export function taskService({ sandbox, life, log }: TaskServiceOptions): Handlers<typeof taskMethods> {
+export function taskService({
+  sandbox,
+  life,
+  log,
+  options,
+}: TaskServiceOptions): Handlers<typeof taskMethods> {
   const containerOf = (request: { id: string }): Container =>
     sandbox.container(checkId("container id", request.id));
   const processOf = (request: { id: string; execId: string }): Process =>
@@ -33,7 +40,7 @@ export function taskService({ sandbox, life, log }: TaskServiceOptions): Handler
   return {
     async create(request, { signal }) {
       const container = await life.create(
-        toCreateRequest(request, readTaskOptions(request.options, log)),
+        toCreateRequest(request, readTaskOptions(request.options, options, log)),
         signal,
       );
       return { pid: container.init.pid };

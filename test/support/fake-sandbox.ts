@@ -7,6 +7,8 @@
  *     fail-create, hang-create, slow-create MS   what Create does
  *     fail-start           what Start does
  *     throw                emits an unhandled rejection when started
+ *     immortal             runs and does not die
+ *     hang-close           runs, and its sandbox does not close
  */
 import { constants } from "node:fs";
 import { open, readFile } from "node:fs/promises";
@@ -89,8 +91,8 @@ export class FakeSandbox implements Sandbox {
 
   async close(): Promise<void> {
     this.closed++;
+    if ([...this.#containers.values()].some((container) => container.hangsClose)) await new Promise(() => {});
     for (const container of this.#containers.values()) container.killAll(137);
-    await Promise.resolve();
   }
 }
 
@@ -99,6 +101,7 @@ class FakeContainer implements Container {
   readonly bundle: string;
   readonly rootfs: readonly Mount[];
   readonly init: FakeProcess;
+  readonly hangsClose: boolean;
   readonly #execs = new Map<string, FakeProcess>();
   readonly #emit: Emit;
   readonly #forget: () => void;
@@ -112,6 +115,7 @@ class FakeContainer implements Container {
     this.#emit = emit;
     this.#forget = forget;
     this.init = this.#makeProcess("", args, request.stdio);
+    this.hangsClose = args[0] === "hang-close";
   }
 
   process(execId: string): FakeProcess {
@@ -287,7 +291,7 @@ class FakeProcess implements Process {
     if (this.execId !== "" && this.#state.tag === "created") {
       throw new RuntimeError("failed_precondition", "Cannot kill: it was not started");
     }
-    this.end(128 + signal);
+    if (this.#args[0] !== "immortal") this.end(128 + signal);
     return Promise.resolve();
   }
 

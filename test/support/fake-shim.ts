@@ -18,8 +18,11 @@ if (stateDirectory === "") throw new Error("FAKE_SHIM_STATE is not set");
 
 await runCommand(process.argv.slice(2), {
   script: fileURLToPath(import.meta.url),
-  loadConfig: () =>
-    Promise.resolve({ ...loadConfig({ environment: {}, executableDirectory: "/nowhere" }), stateDirectory }),
+  loadConfig: (overrides = []) =>
+    Promise.resolve({
+      ...loadConfig({ environment: {}, executableDirectory: "/nowhere", overrides }),
+      stateDirectory,
+    }),
   createSandbox: async ({ namespace, sandboxId, emit }) => {
     await mkdir(join(stateDirectory, namespace, sandboxId), { recursive: true });
     return createFakeSandbox({ sandboxId, emit });

@@ -176,10 +176,60 @@ test("delete ends a daemon that does not answer, when it is the container's own"
   await client.closed;
 });
 
+test("delete ends a silent daemon with the last container of its group", async () => {
+  await using shim = createShimProcess();
+  for (const id of ["app", "app2"]) shim.makeBundle(id, ["sleep"], pod);
+  const first = await shim.start({ id: "app" });
+  const second = await shim.start({ id: "app2" });
+  const { daemon } = shim.record("app");
+  await deleteOk(shim, "app2");
+  expect(isAlive(daemon)).toBe(true);
+  signalProcess(daemon, "SIGSTOP");
+
+  await deleteOk(shim, "app");
+
+  expect(isAlive(daemon)).toBe(false);
+  expect(shim.leftovers()).toEqual([]);
+  await Promise.all([first.client.closed, second.client.closed]);
+});
+
+test("delete of the last container does not wait for a sandbox that closes slowly", async () => {
+  await using shim = createShimProcess();
+  const bundle = shim.makeBundle("app", ["hang-close"], pod);
+  const { client } = await shim.start({ id: "app" });
+  await runContainer(client, "app", bundle);
+  const { daemon } = shim.record("app");
+
+  await deleteOk(shim, "app");
+
+  expect(isAlive(daemon)).toBe(false);
+  expect(shim.leftovers()).toEqual([]);
+  await client.closed;
+});
+
+test("delete of one of several does not wait for a process that does not die", async () => {
+  await using shim = createShimProcess();
+  const podBundle = shim.makeBundle("pod", ["sleep"], pod);
+  const appBundle = shim.makeBundle("app", ["immortal"], pod);
+  const first = await shim.start({ id: "pod" });
+  const second = await shim.start({ id: "app" });
+  await runContainer(first.client, "pod", podBundle);
+  await runContainer(second.client, "app", appBundle);
+
+  await deleteOk(shim, "app");
+
+  expect(await first.client.call(service, taskMethods.state, { id: "pod" })).toMatchObject({ status: 2 });
+  await deleteOk(shim, "pod");
+  await Promise.all([first.client.closed, second.client.closed]);
+});
+
 test("delete fails, and ends nothing, when the silent daemon holds other containers", async () => {
   await using shim = createShimProcess();
+  shim.makeBundle("pod", ["sleep"], pod);
   shim.makeBundle("app", ["sleep"], pod);
   const { client } = await shim.start({ id: "app" });
+  const { client: other } = await shim.start({ id: "pod" });
+  await other[Symbol.asyncDispose]();
   const { daemon } = shim.record("app");
   signalProcess(daemon, "SIGSTOP");
 
@@ -190,6 +240,7 @@ test("delete fails, and ends nothing, when the silent daemon holds other contain
   expect(outcome.stdout).toHaveLength(0);
   expect(isAlive(daemon)).toBe(true);
   signalProcess(daemon, "SIGCONT");
+  for (const id of ["app", "pod"]) await deleteOk(shim, id);
   expect(await ended(daemon)).toBe(true);
   await client.closed;
 });

@@ -5,6 +5,7 @@ import { expect, test } from "vitest";
 import { isAlive, signalProcess } from "../../../src/base/processes.ts";
 import { containerd, google } from "../../../src/gen/bootstrap.js";
 import { socketPath } from "../../../src/shim/socket-path.ts";
+import { containerd as runc, runtimeoptions } from "../../../src/gen/options.js";
 import { taskMethods } from "../../../src/shim/task-api.ts";
 import { createShimProcess, ended, runContainer, service } from "./shim-process.ts";
 
@@ -148,6 +149,41 @@ test("start takes the Any of older containerds and a bundle without config.json"
   const { client } = await shim.start({ id: "a", stdin });
 
   expect((await client.call(service, taskMethods.connect, { id: "a" })).shimPid).toBeGreaterThan(0);
+  await client[Symbol.asyncDispose]();
+});
+
+test("start fails, and leaves no daemon, for settings and cgroups that cannot be had", async () => {
+  await using shim = createShimProcess();
+  shim.makeBundle("a", ["sleep"]);
+  const any = (typeUrl: string, value: Uint8Array) =>
+    google.protobuf.Any.encode({ type_url: typeUrl, value }).finish();
+  const settings = (toml: string) =>
+    any(
+      "runtimeoptions.v1.Options",
+      runtimeoptions.v1.Options.encode({ configBody: Buffer.from(toml) }).finish(),
+    );
+  const cases: readonly (readonly [Uint8Array, RegExp])[] = [
+    [settings("no_such_key = 1"), /"no_such_key" is not a setting/],
+    [settings("default_vcpus = 0"), /default_vcpus = 0, expected a whole number/],
+    [settings('state_directory = "/x"'), /cannot be set for a single sandbox/],
+    [
+      any(
+        "containerd.runc.v1.Options",
+        runc.runc.v1.Options.encode({ shimCgroup: "/caisson-no-such" }).finish(),
+      ),
+      /"\/caisson-no-such": there is none/,
+    ],
+  ];
+
+  for (const [stdin, message] of cases) {
+    const outcome = await shim.run("start", { id: "a", stdin });
+    expect(outcome.stderr).toMatch(message);
+    expect(outcome).toMatchObject({ exitCode: 1, stdout: Buffer.alloc(0) });
+    // The socket and the record; the fake sandbox has a directory from the start on, a real one only with a container.
+    await expect.poll(() => shim.leftovers().filter((path) => path.includes("/.shims/"))).toEqual([]);
+  }
+  const { client } = await shim.start({ id: "a", stdin: settings("default_vcpus = 2") });
+  expect(await client.call(service, taskMethods.connect, { id: "a" })).toMatchObject({ taskPid: 0 });
   await client[Symbol.asyncDispose]();
 });
 

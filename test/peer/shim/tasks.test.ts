@@ -5,6 +5,7 @@ import { expect, test } from "vitest";
 import { exec } from "../../../src/base/exec.ts";
 import { isAlive, signalProcess } from "../../../src/base/processes.ts";
 import { containerd, type google } from "../../../src/gen/containerd.js";
+import { containerd as runc } from "../../../src/gen/options.js";
 import { taskMethods, taskServiceNames } from "../../../src/shim/task-api.ts";
 import type { TtrpcClient } from "../../../src/ttrpc/client.ts";
 import { startFakeEventsSink } from "../../support/fake-events-sink.ts";
@@ -189,7 +190,7 @@ test("Stats is there before the start and after the end, until Delete; Pids name
     const { processes } = await peer.client.call(service, taskMethods.pids, { id: "a" });
     return processes.map(({ info, ...rest }) => [
       rest.pid,
-      info ? containerd.runc.v1.ProcessDetails.decode(info.value ?? Buffer.of()).execId : "",
+      info ? runc.runc.v1.ProcessDetails.decode(info.value ?? Buffer.of()).execId : "",
     ]);
   };
 
@@ -365,7 +366,7 @@ test("256 requests at once and a thousand Waits are served", async () => {
 
 test("runc's options and unknown ones are accepted", async () => {
   await using peer = await setUp(["sleep"]);
-  const value = containerd.runc.v1.Options.encode({ noPivotRoot: true, binaryName: "x" }).finish();
+  const value = runc.runc.v1.Options.encode({ noPivotRoot: true, binaryName: "x" }).finish();
   const other = peer.shim.makeBundle("b", ["sleep"]);
 
   await peer.call("create", {

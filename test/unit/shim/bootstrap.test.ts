@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { containerd, google } from "../../../src/gen/bootstrap.js";
-import { containerd as options } from "../../../src/gen/containerd.js";
+import { containerd as options } from "../../../src/gen/options.js";
 import { readBootstrap } from "../../../src/shim/bootstrap.ts";
 
 const { BootstrapParams } = containerd.runtime.bootstrap.v1;

@@ -1,5 +1,6 @@
 import { expect, test } from "vitest";
 import { containerd } from "../../../src/gen/containerd.js";
+import { containerd as runc } from "../../../src/gen/options.js";
 import { toBigInt } from "../../../src/gen/int64.ts";
 import type { ProcessState } from "../../../src/sandbox/model.ts";
 import {
@@ -119,9 +120,7 @@ test("toProcessInfos() has init, and each exec by its id, all with the sandbox's
     Array.from({ length: 2 }, () => "containerd.runc.v1.ProcessDetails"),
   );
   expect(
-    infos
-      .slice(1)
-      .map(({ info }) => containerd.runc.v1.ProcessDetails.decode(info?.value ?? Buffer.of()).execId),
+    infos.slice(1).map(({ info }) => runc.runc.v1.ProcessDetails.decode(info?.value ?? Buffer.of()).execId),
   ).toEqual(["e1", "e2"]);
 });
 
