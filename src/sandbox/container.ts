@@ -86,15 +86,10 @@ export class GuestContainer implements Container {
       return;
     }
     if (this.init.isFinishing) throw this.#wrongState(`start "${execId}" in`);
-    try {
-      await process.start(
-        () => this.#connectExec(process),
-        () => emit({ type: "exec-started", container: this, process }),
-      );
-    } catch (error) {
-      process.closeIo();
-      throw error;
-    }
+    await process.start(
+      () => this.#connectExec(process),
+      () => emit({ type: "exec-started", container: this, process }),
+    );
   }
 
   async exec(request: ExecRequest): Promise<Process> {

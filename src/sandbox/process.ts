@@ -80,6 +80,8 @@ export class GuestProcess implements Process {
       onStarted();
     } catch (error) {
       if (this.#state.tag === "starting") this.#state = transition(this.#state, { tag: "created" });
+      // The streams of an exec are opened by its start; those of init by its create.
+      if (this.execId !== "") this.closeIo();
       throw error;
     } finally {
       settled.resolve();
@@ -148,7 +150,7 @@ export class GuestProcess implements Process {
     return exit;
   }
 
-  /** Closes its streams; for a create or start that failed. */
+  /** Closes its streams. */
   closeIo(): void {
     this.#io?.close();
     this.#io = undefined;
