@@ -23,7 +23,7 @@ import type { LeakScope } from "./leaks-scope.ts";
 import { createTempDir, type TempDir } from "./temp-dir.ts";
 
 /** Folder with containerd, ctr and containerd-shim-runc-v2; `scripts/test-tools` fills it. */
-const binaries =
+const currentBinaries =
   process.env["CAISSON_TEST_CONTAINERD"] ?? join(homedir(), ".cache/caisson/go/containerd-2.3.7");
 
 /** The runtime under test. Another one (io.containerd.runc.v2) shows whether a test's expectation is fair. */
@@ -66,9 +66,9 @@ export interface Task extends AsyncDisposable {
   readonly pid: number;
 }
 
-/** Starts a containerd with the busybox image in it. */
-export async function startContainerd(): Promise<Containerd> {
-  requireBinaries();
+/** Starts a containerd with the busybox image in it; `binaries` holds the programs of another version, 1.6 or newer. */
+export async function startContainerd(binaries = currentBinaries): Promise<Containerd> {
+  requireBinaries(binaries);
   const dir = createTempDir();
   const files = writeConfiguration(dir);
   const namespace = dir.token;
@@ -85,7 +85,7 @@ export async function startContainerd(): Promise<Containerd> {
   ];
   const ctr = (args: readonly string[], options?: RunOptions) => run(ctrArgv(...args), options);
   const ctrOk = (args: readonly string[], options?: RunOptions) => runOk(ctrArgv(...args), options);
-  let child = await launch(dir, files, ctr);
+  let child = await launch(binaries, dir, files, ctr);
 
   const kill = async () => {
     if (child.exitCode !== null || child.signalCode !== null) return;
@@ -136,7 +136,7 @@ export async function startContainerd(): Promise<Containerd> {
     kill,
     restart: async () => {
       await kill();
-      child = await launch(dir, files, ctr);
+      child = await launch(binaries, dir, files, ctr);
     },
     leakScope: () => ({
       marks: [dir.token],
@@ -189,7 +189,7 @@ interface Files {
   readonly caissonConfig: string;
 }
 
-function requireBinaries(): void {
+function requireBinaries(binaries: string): void {
   const wanted = ["containerd", "ctr"].map((name) => join(binaries, name));
   if (isCaisson) wanted.push(buildPath("bin/containerd-shim-caisson-v2"));
   requireFiles(...wanted);
@@ -218,7 +218,8 @@ function writeConfiguration(dir: TempDir): Files {
   ];
   writeFileSync(
     files.config,
-    `version = 3
+    // Every containerd since 1.6 reads it.
+    `version = 2
 root = "${dir.join("root")}"
 state = "${dir.join("state")}"
 imports = []
@@ -241,6 +242,7 @@ function caissonConfig(dir: TempDir, files: Files): string {
 
 /** Starts the daemon and waits until it answers: first for its socket to appear, then for a call to succeed. */
 async function launch(
+  binaries: string,
   dir: TempDir,
   files: Files,
   ctr: (args: readonly string[], options?: RunOptions) => Promise<RunResult>,
