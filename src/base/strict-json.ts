@@ -25,8 +25,8 @@ const lossless = JSON as unknown as {
 };
 
 /**
- * Parses JSON as one strict reader: duplicate keys, a byte order mark, invalid UTF-8 and nesting beyond 64 are refused,
- * because two readers that disagree on them are how checks are bypassed.
+ * Parses JSON as one strict reader: duplicate keys, a byte order mark, invalid UTF-8, nesting beyond 64 and numbers
+ * beyond what a number can be are refused, because two readers that disagree on them are how checks are bypassed.
  *
  * @throws invalid_argument  `what` names the document
  */
@@ -49,11 +49,13 @@ export function parseStrictJson(bytes: Uint8Array, what: string): Json {
     JSON.parse(text);
     const problem = scan(text);
     if (problem !== undefined) throw refuse(problem);
-    return lossless.parse(text, (_key, value, { source }) =>
-      typeof value === "number" && !Number.isSafeInteger(value) && /^-?\d+$/.test(source ?? "")
-        ? lossless.rawJSON(source ?? "")
-        : value,
-    );
+    return lossless.parse(text, (_key, value, { source = "" }) => {
+      if (typeof value !== "number" || Number.isSafeInteger(value)) return value;
+      if (/^-?\d+$/.test(source)) return lossless.rawJSON(source);
+      // It would be printed as null.
+      if (!Number.isFinite(value)) throw refuse(`the number ${source.slice(0, 100)} is too large`);
+      return value;
+    });
   } catch (cause) {
     if (cause instanceof RuntimeError) throw cause;
     throw refuse("it is not valid JSON", cause);

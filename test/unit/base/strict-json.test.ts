@@ -38,6 +38,7 @@ const refused: { name: string; text: string | Uint8Array; words: string }[] = [
   },
   { name: "a duplicate __proto__", text: '{"__proto__":1,"__proto__":2}', words: "stands twice" },
   { name: "a duplicate behind a string with brackets", text: '{"a":"}{[\\"","a":1}', words: "stands twice" },
+  { name: "a number that none can hold", text: '{"limit":1e400}', words: "the number 1e400 is too large" },
   { name: "65 levels", text: nested(65), words: "deeper than 64" },
   { name: "10^5 levels", text: nested(100_000), words: "deeper than 64" },
   { name: "10^5 levels that do not end", text: "[".repeat(100_000), words: "not valid JSON" },
