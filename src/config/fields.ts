@@ -138,6 +138,9 @@ function optionalFile(property: keyof Config): Field {
 
 function checkAbsolutePath(value: unknown, fail: (expected: string) => Error): void {
   const good =
-    typeof value === "string" && value.startsWith("/") && !value.includes("\0") && !value.includes("/../");
+    typeof value === "string" &&
+    value.startsWith("/") &&
+    !value.includes("\0") &&
+    !value.split("/").includes("..");
   if (!good) throw fail("an absolute path");
 }
