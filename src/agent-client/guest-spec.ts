@@ -27,13 +27,13 @@ export function bindSources(spec: Spec): BindSource[] {
  * The configuration that the guest's runtime gets: host paths replaced by their place in the share, and what has no
  * meaning in the guest removed. What would be a silent loss of protection is refused instead.
  *
- * Removed: namespace paths and the network namespace (the guest is the pod's network), the host's cgroup path and
+ * Removed: the network namespace and those that are joined by path (the guest is the pod's), the host's cgroup path and
  * cpusets (the guest has CPUs of its own), AppArmor profiles and SELinux labels (the guest kernel has no such module; the VM is
  * the stronger wall), annotations.
  *
- * @throws unimplemented     id-mapped mounts, Intel RDT
- * @throws failed_precondition  host namespaces
- * @throws invalid_argument  a device of the host
+ * @throws unimplemented        id-mapped mounts, Intel RDT, joining a pid or mount namespace
+ * @throws failed_precondition  the host's pid or mount namespace
+ * @throws invalid_argument     a device of the host
  */
 export function guestSpec(spec: Spec, containerId: string, terminal: boolean): Spec {
   refuseUnsupported(spec);
@@ -87,6 +87,19 @@ function refuseUnsupported(spec: Spec): void {
     new RuntimeError(code, `Cannot create the container: ${fact}`);
   if ((spec.mounts ?? []).some((mount) => mount.uidMappings?.length || mount.gidMappings?.length)) {
     throw refuse("unimplemented", "id-mapped mounts are not supported");
+  }
+  for (const type of ["mount", "pid"]) {
+    // Without these of its own a container would be in those of the agent.
+    const entry = spec.linux?.namespaces?.find((namespace) => namespace.type === type);
+    if (entry === undefined) {
+      throw refuse(
+        "failed_precondition",
+        `it has no ${type} namespace of its own, and the host's is out of reach of a VM`,
+      );
+    }
+    if (entry.path !== undefined && entry.path !== "") {
+      throw refuse("unimplemented", `joining the ${type} namespace "${entry.path}" is not supported yet`);
+    }
   }
   const linux = (spec.linux ?? {}) as Record<string, unknown>;
   if (linux["intelRdt"] !== undefined) throw refuse("unimplemented", "linux.intelRdt is not supported");

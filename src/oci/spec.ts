@@ -97,8 +97,8 @@ function checkSpec(spec: Json, path: string): void {
   checkProcess(spec["process"], refuse);
   checkMounts(spec["mounts"], refuse);
   checkHooks(spec["hooks"], refuse);
-  const linux = spec["linux"];
-  if (linux !== undefined && !isObject(linux)) throw refuse("linux", "an object");
+  checkHostname(spec["hostname"], refuse);
+  checkLinux(spec["linux"], refuse);
   const annotations = spec["annotations"];
   if (annotations !== undefined && !(isObject(annotations) && Object.values(annotations).every(isString))) {
     throw refuse("annotations", "an object of strings");
@@ -111,6 +111,9 @@ function checkRoot(root: Json | undefined, refuse: Refuse): void {
   if (!isObject(root) || typeof root["path"] !== "string" || root["path"] === "") {
     throw refuse("root.path", "a path");
   }
+  const path = root["path"];
+  if (path.includes("\0") || /^\/+$/.test(path) || path.split("/").includes(".."))
+    throw refuse("root.path", 'a path without ".." other than "/"');
   if (root["readonly"] !== undefined && typeof root["readonly"] !== "boolean")
     throw refuse("root.readonly", "a boolean");
 }
@@ -122,8 +125,8 @@ function checkProcess(process: Json | undefined, refuse: Refuse): void {
     throw refuse("process.args", "a list of strings without NUL whose first is not empty");
   }
   const env = process["env"] ?? [];
-  if (!Array.isArray(env) || !env.every(isCString))
-    throw refuse("process.env", "a list of strings without NUL");
+  if (!Array.isArray(env) || !env.every((entry) => isCString(entry) && entry.indexOf("=") > 0))
+    throw refuse("process.env", "a list of NAME=VALUE without NUL");
   const cwd = process["cwd"];
   if (!isCString(cwd) || !cwd.startsWith("/")) throw refuse("process.cwd", "an absolute path");
   const user = process["user"] ?? {};
@@ -155,6 +158,49 @@ function checkMounts(mounts: Json | undefined, refuse: Refuse): void {
     const options = mount["options"] ?? [];
     if (!Array.isArray(options) || !options.every(isCString))
       throw refuse(`${field}.options`, "a list of strings");
+    const isBind = mount["type"] === "bind" || options.includes("bind") || options.includes("rbind");
+    if (isBind && (mount["source"] ?? "") === "") throw refuse(`${field}.source`, "the path that is bound");
+    for (const name of ["uidMappings", "gidMappings"]) {
+      if (!Array.isArray(mount[name] ?? [])) throw refuse(`${field}.${name}`, "a list");
+    }
+  });
+}
+
+function checkHostname(hostname: Json | undefined, refuse: Refuse): void {
+  // sethostname(2) takes 64 bytes; the rest is what a host name can be, and what a log line can show.
+  const good = hostname === undefined || (isString(hostname) && /^[\w.-]{0,64}$/.test(hostname));
+  if (!good) throw refuse("hostname", "a name of at most 64 letters, digits, dots and dashes");
+}
+
+function checkLinux(linux: Json | undefined, refuse: Refuse): void {
+  if (linux === undefined) return;
+  if (!isObject(linux)) throw refuse("linux", "an object");
+  checkObjects(linux["namespaces"], "linux.namespaces", ["type"], ["path"], refuse);
+  checkObjects(linux["devices"], "linux.devices", ["path"], [], refuse);
+  const resources = linux["resources"];
+  if (resources === undefined || resources === null) return;
+  if (!isObject(resources)) throw refuse("linux.resources", "an object");
+  for (const name of ["cpu", "memory"]) {
+    if (resources[name] !== undefined && !isObject(resources[name]))
+      throw refuse(`linux.resources.${name}`, "an object");
+  }
+}
+
+/** A list of objects with these strings; undefined and null stand for none. */
+function checkObjects(
+  list: Json | undefined,
+  field: string,
+  needed: readonly string[],
+  optional: readonly string[],
+  refuse: Refuse,
+): void {
+  if (!Array.isArray(list ?? [])) throw refuse(field, "a list");
+  ((list ?? []) as readonly Json[]).forEach((item, index) => {
+    const wrong =
+      !isObject(item) ||
+      needed.some((name) => !isCString(item[name])) ||
+      optional.some((name) => item[name] !== undefined && !isCString(item[name]));
+    if (wrong) throw refuse(`${field}[${index}]`, `an object with ${needed.join(", ")}`);
   });
 }
 

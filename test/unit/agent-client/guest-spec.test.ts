@@ -1,0 +1,257 @@
+import { expect, test } from "vitest";
+import { bindSources, guestSpec } from "../../../src/agent-client/guest-spec.ts";
+import type { Spec } from "../../../src/oci/spec.ts";
+
+const namespaces = [{ type: "mount" }, { type: "pid" }];
+const small = {
+  ociVersion: "1.2.0",
+  process: { args: ["true"], cwd: "/" },
+  root: { path: "rootfs" },
+  linux: { namespaces },
+} satisfies Spec;
+
+const guestOfSmall = {
+  ociVersion: "1.0.2",
+  process: { args: ["true"], cwd: "/", terminal: false },
+  root: { path: "/run/caisson/shared/c1/rootfs" },
+  mounts: [],
+  hooks: { createContainer: [], startContainer: [] },
+  linux: { cgroupsPath: "/containers/c1", namespaces },
+};
+
+/** `small` with these sections; the fields of `linux` beside its namespaces. */
+function make({ linux = {}, ...sections }: { readonly linux?: object } & Record<string, unknown>): Spec {
+  return { ...small, ...sections, linux: { ...small.linux, ...linux } } as unknown as Spec;
+}
+
+const table: { name: string; spec: Spec; want: object }[] = [
+  { name: "the smallest configuration", spec: small, want: guestOfSmall },
+  {
+    name: "what the guest decides itself",
+    spec: make({
+      process: {
+        ...small.process,
+        terminal: true,
+        apparmorProfile: "docker-default",
+        selinuxLabel: "x",
+        oomScoreAdj: 5,
+      },
+      root: { path: "/var/lib/x", readonly: true },
+      annotations: { a: "b" },
+      hostname: "h",
+      linux: { cgroupsPath: "/kubepods/x", mountLabel: "y", maskedPaths: ["/proc/kcore"], seccomp: { a: 1 } },
+    }),
+    want: {
+      ...guestOfSmall,
+      process: { ...guestOfSmall.process, oomScoreAdj: 5 },
+      root: { path: "/run/caisson/shared/c1/rootfs", readonly: true },
+      hostname: "h",
+      linux: { ...guestOfSmall.linux, maskedPaths: ["/proc/kcore"], seccomp: { a: 1 } },
+    },
+  },
+  {
+    name: "namespaces: the network's and joined ones go",
+    spec: make({
+      linux: {
+        namespaces: [
+          { type: "pid", path: "" },
+          { type: "network", path: "/var/run/netns/x" },
+          { type: "ipc", path: "/proc/5/ns/ipc" },
+          { type: "uts" },
+          { type: "mount" },
+          { type: "cgroup" },
+        ],
+      },
+    }),
+    want: {
+      ...guestOfSmall,
+      linux: {
+        ...guestOfSmall.linux,
+        namespaces: [{ type: "pid" }, { type: "uts" }, { type: "mount" }, { type: "cgroup" }],
+      },
+    },
+  },
+  {
+    name: "binds get their places in the share, other mounts stay",
+    spec: make({
+      mounts: [
+        { destination: "/proc", type: "proc", source: "proc" },
+        { destination: "/a", type: "bind", source: "/srv/a", options: ["rbind", "ro"] },
+        { destination: "/tmp", type: "tmpfs", source: "tmpfs", options: ["nosuid"] },
+        { destination: "/b", source: "/srv/b", options: ["bind"] },
+        { destination: "/c", type: "none", source: "/srv/c", options: ["rbind"], uidMappings: [] },
+      ],
+    }),
+    want: {
+      ...guestOfSmall,
+      mounts: [
+        { destination: "/proc", type: "proc", source: "proc" },
+        {
+          destination: "/a",
+          type: "bind",
+          source: "/run/caisson/shared/c1/mounts/0",
+          options: ["rbind", "ro"],
+        },
+        { destination: "/tmp", type: "tmpfs", source: "tmpfs", options: ["nosuid"] },
+        { destination: "/b", type: "bind", source: "/run/caisson/shared/c1/mounts/1", options: ["bind"] },
+        {
+          destination: "/c",
+          type: "bind",
+          source: "/run/caisson/shared/c1/mounts/2",
+          options: ["rbind"],
+          uidMappings: [],
+        },
+      ],
+    },
+  },
+  {
+    name: "resources: the host's CPUs, disks and network classes go",
+    spec: make({
+      linux: {
+        resources: {
+          cpu: { shares: 512, quota: 10_000, period: 100_000, cpus: "0-3", mems: "0" },
+          memory: { limit: 1_000_000 },
+          blockIO: { weight: 10 },
+          network: { classID: 1 },
+          pids: { limit: 10 },
+        },
+      },
+    }),
+    want: {
+      ...guestOfSmall,
+      linux: {
+        ...guestOfSmall.linux,
+        resources: {
+          cpu: { shares: 512, quota: 10_000, period: 100_000 },
+          memory: { limit: 1_000_000 },
+          pids: { limit: 10 },
+        },
+      },
+    },
+  },
+  {
+    name: "hooks: those of the container's namespace go to the guest",
+    spec: make({
+      hooks: {
+        prestart: [{ path: "/host" }],
+        createRuntime: [{ path: "/host" }],
+        createContainer: [{ path: "/in/a" }],
+        startContainer: [{ path: "/in/b" }],
+        poststart: [{ path: "/host" }],
+        poststop: [{ path: "/host" }],
+      },
+    }),
+    want: {
+      ...guestOfSmall,
+      hooks: { createContainer: [{ path: "/in/a" }], startContainer: [{ path: "/in/b" }] },
+    },
+  },
+  {
+    name: "devices that every kernel has",
+    spec: make({
+      linux: {
+        devices: [
+          { path: "/dev/null", type: "c" },
+          { path: "/dev/fuse", type: "c" },
+        ],
+      },
+    }),
+    want: {
+      ...guestOfSmall,
+      linux: {
+        ...guestOfSmall.linux,
+        devices: [
+          { path: "/dev/null", type: "c" },
+          { path: "/dev/fuse", type: "c" },
+        ],
+      },
+    },
+  },
+];
+
+test.each(table)("guestSpec(): $name", ({ spec, want }) => {
+  const before = structuredClone(spec);
+
+  expect(guestSpec(spec, "c1", false)).toEqual(want);
+  expect(spec).toEqual(before);
+});
+
+test("guestSpec() takes the terminal from the request, not from the file", () => {
+  expect(guestSpec(small, "c1", true).process?.terminal).toBe(true);
+});
+
+const withoutNamespace = (type: string) => ({
+  namespaces: namespaces.filter((entry) => entry.type !== type),
+});
+const joining = (type: string) => ({
+  namespaces: namespaces.map((entry) => (entry.type === type ? { type, path: "/proc/1/ns/x" } : entry)),
+});
+
+const refused: { name: string; spec: Spec; code: string; words: string }[] = [
+  {
+    name: "the host's pid namespace",
+    spec: make({ linux: withoutNamespace("pid") }),
+    code: "failed_precondition",
+    words: "pid",
+  },
+  {
+    name: "the host's mounts",
+    spec: make({ linux: withoutNamespace("mount") }),
+    code: "failed_precondition",
+    words: "mount",
+  },
+  {
+    name: "no namespaces at all",
+    spec: make({ linux: { namespaces: undefined } }),
+    code: "failed_precondition",
+    words: "mount",
+  },
+  {
+    name: "a joined pid namespace",
+    spec: make({ linux: joining("pid") }),
+    code: "unimplemented",
+    words: "/proc/1/ns/x",
+  },
+  {
+    name: "a joined mount namespace",
+    spec: make({ linux: joining("mount") }),
+    code: "unimplemented",
+    words: "mount",
+  },
+  { name: "Intel RDT", spec: make({ linux: { intelRdt: {} } }), code: "unimplemented", words: "intelRdt" },
+  {
+    name: "an id-mapped mount",
+    spec: make({ mounts: [{ destination: "/x", type: "bind", source: "/y", uidMappings: [{}] }] }),
+    code: "unimplemented",
+    words: "id-mapped",
+  },
+  ...["/dev/sda", "/dev/kvm", "/dev/mem", "/dev/../dev/null"].map((path) => ({
+    name: path,
+    spec: make({ linux: { devices: [{ path, type: "c" }] } }),
+    code: "invalid_argument",
+    words: `"${path}"`,
+  })),
+];
+
+test.each(refused)("guestSpec() refuses $name", ({ spec, code, words }) => {
+  expect(() => guestSpec(spec, "c1", false)).toThrow(
+    expect.objectContaining({ code, message: expect.stringContaining(words) }),
+  );
+});
+
+test("bindSources() numbers the binds as guestSpec() does, read-only by ro and rro", () => {
+  const spec = make({
+    mounts: [
+      { destination: "/proc", type: "proc", source: "proc" },
+      { destination: "/a", type: "bind", source: "/srv/a", options: ["ro"] },
+      { destination: "/b", source: "b", options: ["rbind", "rro"] },
+      { destination: "/c", type: "bind", source: "/srv/c", options: ["rw"] },
+    ],
+  });
+
+  expect(bindSources(spec)).toEqual([
+    { index: 0, source: "/srv/a", readOnly: true },
+    { index: 1, source: "b", readOnly: true },
+    { index: 2, source: "/srv/c", readOnly: false },
+  ]);
+});
