@@ -66,8 +66,9 @@ function readDescription(path: string): KernelDescription {
   } catch (cause) {
     throw refuse(cause);
   }
-  const { name, acpi, initrd } = value as Partial<KernelDescription>;
+  const { name, acpi, initrd } = (value ?? {}) as Partial<KernelDescription>;
   if (typeof name !== "string" || typeof acpi !== "boolean") throw refuse();
-  if (initrd !== null && (typeof initrd !== "string" || initrd.includes("/"))) throw refuse();
+  if (initrd !== null && (typeof initrd !== "string" || !/^[^/]+$/.test(initrd) || initrd === ".."))
+    throw refuse();
   return { name, acpi, initrd };
 }

@@ -28,16 +28,26 @@ const fileName = "journal";
 export class Journal implements Disposable {
   readonly #fd: number;
   readonly #path: string;
+  /** A record could not be written to its end: the next one begins on a line of its own. */
+  #isTorn = false;
 
   /** @throws resource_exhausted, already_exists */
   constructor(directory: string) {
     this.#path = join(directory, fileName);
-    this.#fd = openSync(this.#path, constants.O_WRONLY | constants.O_CREAT | constants.O_APPEND, 0o600);
+    try {
+      this.#fd = openSync(this.#path, constants.O_WRONLY | constants.O_CREAT | constants.O_APPEND, 0o600);
+    } catch (cause) {
+      throw new RuntimeError(systemErrorCode(cause), `Cannot write "${this.#path}"`, { cause });
+    }
   }
 
   add(entry: JournalEntry): void {
     try {
-      writeSync(this.#fd, `${JSON.stringify(entry)}\n`);
+      const record = Buffer.from(`${this.#isTorn ? "\n" : ""}${JSON.stringify(entry)}\n`);
+      this.#isTorn = true;
+      // The last block of a full disk takes a part of it, without an error.
+      for (let offset = 0; offset < record.length; ) offset += writeSync(this.#fd, record, offset);
+      this.#isTorn = false;
       fsyncSync(this.#fd);
     } catch (cause) {
       throw new RuntimeError(systemErrorCode(cause), `Cannot write "${this.#path}"`, { cause });
@@ -61,7 +71,8 @@ export function readJournal(directory: string): JournalEntry[] {
   return text.split("\n").flatMap((line) => {
     try {
       // Only root writes this file, in the format of `JournalEntry`.
-      return line === "" ? [] : [JSON.parse(line) as JournalEntry];
+      const entry = JSON.parse(line) as JournalEntry | null;
+      return entry === null ? [] : [entry];
     } catch {
       return [];
     }

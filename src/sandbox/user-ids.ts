@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { mkdirSync, readFileSync, unlinkSync, writeFileSync } from "node:fs";
+import { mkdirSync, readlinkSync, symlinkSync, unlinkSync } from "node:fs";
 import { join } from "node:path";
 import { errnoOf, RuntimeError } from "../base/errors.ts";
 
@@ -10,8 +10,8 @@ export interface UserIdPool {
 }
 
 /**
- * Takes a user id that no other sandbox has. A file per id, created exclusively, is the lock; its content names the
- * owner, so that the id can be given back from the sandbox's name alone. `onCandidate` is told of each id right before it is
+ * Takes a user id that no other sandbox has. A symbolic link per id is the lock: it is made whole or not at all, takes no
+ * space on the disk, and where it points names the owner, so that the id can be given back from the sandbox's name alone. `onCandidate` is told of each id right before it is
  * tried, to be journalled.
  *
  * @throws resource_exhausted  all are taken
@@ -24,7 +24,7 @@ export function takeUserId(pool: UserIdPool, owner: string, onCandidate: (uid: n
     const uid = pool.base + ((start + step) % pool.count);
     onCandidate(uid);
     try {
-      writeFileSync(join(directory, String(uid)), owner, { flag: "wx", mode: 0o600 });
+      symlinkSync(owner, join(directory, String(uid)));
       return uid;
     } catch (error) {
       if (errnoOf(error) !== "EEXIST") throw error;
@@ -40,7 +40,7 @@ export function takeUserId(pool: UserIdPool, owner: string, onCandidate: (uid: n
 export function returnUserId(stateDirectory: string, uid: number, owner: string): void {
   const path = join(directoryOf(stateDirectory), String(uid));
   try {
-    if (readFileSync(path, "utf8") === owner) unlinkSync(path);
+    if (readlinkSync(path) === owner) unlinkSync(path);
   } catch (error) {
     if (errnoOf(error) !== "ENOENT") throw error;
   }
