@@ -26,6 +26,7 @@ export default defineConfig({
       suite("peer", { order: 2, parallel: true, timeoutMs: 60_000 }),
       suite("vm", { order: 3, parallel: false, timeoutMs: 5 * minutes }),
       suite("e2e", { order: 4, parallel: false, timeoutMs: 5 * minutes }),
+      suite("faults", { order: 5, parallel: false, timeoutMs: 5 * minutes }),
     ],
     // Prints every test with its time when it ends (and a skip's reason), then the standard closing lines.
     reporters: ["verbose"],

@@ -82,6 +82,14 @@ test("a run's events come once each, in order", async () => {
   expect(stream.topicsOf(id)).toEqual(["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"]);
 });
 
+test("a mount of the directory that holds the sandbox's own state works, and nothing is left", async () => {
+  const mount = `type=bind,src=${containerd.dir.path},dst=/all,options=rbind:ro`;
+  const result = await run(["--rm", "--mount", mount], "own-state", "ls", "/all");
+
+  expect(result).toMatchObject({ exitCode: 0, stderr: "" });
+  expect(result.stdout).toMatch(/^run$/m);
+});
+
 test("a missing command fails, names the command, and the id works again", async () => {
   const failed = await run(["--rm"], "missing", "/no/such/command");
 
