@@ -13,6 +13,7 @@ import { foreignText } from "../base/log.ts";
 import { timed } from "../base/metrics.ts";
 import { scope } from "../base/scope.ts";
 import { caisson } from "../gen/agent.js";
+import { checkFieldCount } from "../ttrpc/limits.ts";
 import { type GuestStats, toGuestStats } from "./stats.ts";
 import { handshake } from "./vsock.ts";
 
@@ -24,6 +25,11 @@ const servicePath = "/caisson.agent.v1.Agent";
 /** Answers are small; the largest is the process list of one container. */
 const maxMessageBytes = 4 * 1024 * 1024;
 const maxListedProcesses = 65_536;
+/** More than the longest list has entries; an empty entry is two bytes on the wire and seventy in memory. */
+const maxAnswerFields = 100_000;
+/** Statistics have maps, whose entries that check does not see. Some kilobytes are usual. */
+const maxStatsBytes = 256 * 1024;
+const maxEventFields = 16;
 
 export interface GuestExit {
   readonly containerId: string;
@@ -153,7 +159,10 @@ export class Agent implements Disposable {
     const stream: ClientReadableStream<Event> = this.#client.makeServerStreamRequest(
       `${servicePath}/Events`,
       (request: caisson.agent.v1.EventsRequest) => Buffer.from(v1.EventsRequest.encode(request).finish()),
-      (bytes) => v1.Event.decode(bytes),
+      (bytes) => {
+        checkFieldCount(bytes, maxEventFields, "an event of the guest");
+        return v1.Event.decode(bytes);
+      },
       new v1.EventsRequest(),
     );
     stream.on("data", (event: Event) => deliver(event, events));
@@ -283,7 +292,10 @@ export class Agent implements Disposable {
       const call = this.#client.makeUnaryRequest(
         `${servicePath}/${method}`,
         (value: Request) => Buffer.from(requestType.encode(value).finish()),
-        (bytes) => responseType.decode(bytes),
+        (bytes) => {
+          checkAnswer(method, bytes);
+          return responseType.decode(bytes);
+        },
         request,
         (error, response) => {
           limit.signal.removeEventListener("abort", cancel);
@@ -302,6 +314,17 @@ export class Agent implements Disposable {
 
 interface Encoder<T> {
   encode(message: T): { finish(): Uint8Array };
+}
+
+/** Refuses what is small on the wire and large in memory. */
+function checkAnswer(method: string, bytes: Uint8Array): void {
+  if (method === "GetStats" && bytes.length > maxStatsBytes) {
+    throw new RuntimeError(
+      "resource_exhausted",
+      `Cannot accept the answer of ${method}: it has ${bytes.length} bytes, at most ${maxStatsBytes} are`,
+    );
+  }
+  checkFieldCount(bytes, maxAnswerFields, `the answer of ${method}`);
 }
 
 function deliver(event: Event, events: AgentEvents): void {

@@ -210,6 +210,43 @@ test("an answer beyond 4 MiB and one that is not protobuf are errors of their ca
   expect(await pair.agent.ping()).toBe(0);
 });
 
+const entries = Buffer.alloc(2_000_000, "0a00", "hex");
+
+test.each([
+  // Two bytes each on the wire, seventy in memory.
+  { name: "a million empty processes", handlers: { ListProcesses: () => entries } },
+  {
+    name: "statistics with half a megabyte of names",
+    handlers: {
+      GetStats: () => ({
+        memory: {
+          stat: Object.fromEntries(Array.from({ length: 50_000 }, (_, index) => [`n${index}`, Long.ONE])),
+        },
+      }),
+    },
+  },
+])("an answer of $name is refused before it is decoded", async ({ handlers }) => {
+  await using pair = await startPair({ handlers });
+  const call = "GetStats" in handlers ? pair.agent.getStats("c1") : pair.agent.listProcesses("c1");
+
+  await expect(call).rejects.toMatchObject({
+    code: "internal",
+    message: expect.stringMatching(/Cannot accept the answer of/),
+  });
+  expect(await pair.agent.ping()).toBe(0);
+});
+
+test("an event of a hundred thousand fields ends the stream", async () => {
+  await using pair = await startPair();
+  const events = record();
+  const ended = pair.agent.subscribe(events);
+
+  await pair.fake.emit(Buffer.alloc(200_000, "0a00", "hex"));
+
+  expect(await ended).toMatch(/more than 16 fields/);
+  expect(events.exits).toEqual([]);
+});
+
 function record() {
   const exits: GuestExit[] = [];
   const oomKills: string[] = [];
