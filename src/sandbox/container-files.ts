@@ -1,3 +1,4 @@
+import { existsSync, realpathSync } from "node:fs";
 import { readdir } from "node:fs/promises";
 import { isAbsolute, join, resolve } from "node:path";
 import { bindSources } from "../agent-client/guest-spec.ts";
@@ -29,7 +30,7 @@ export async function addContainerFiles(
     const target = join(bundle, "rootfs");
     journal.add({ kind: "rootfs", path: target });
     for (const { type, source, target: below, options } of request.rootfs) {
-      await mount(type, source, below === "" ? target : join(target, below), options);
+      await mount(type, source, mountPointBelow(target, below), options);
     }
   }
   await checkNotEmpty(root, containerId);
@@ -39,14 +40,30 @@ export async function addContainerFiles(
   }
 }
 
-/** Idempotent. */
+/** Unmounts what `addContainerFiles` mounted: a root file system that the caller brought mounted stays so. Idempotent. */
 export async function removeContainerFiles(
-  containerId: string,
-  bundle: string,
+  { containerId, bundle, rootfs }: ContainerFiles,
   shared: SharedDir,
 ): Promise<void> {
   await shared.removeContainer(containerId);
-  await unmountAllBelow(join(bundle, "rootfs"));
+  if (rootfs.length > 0) await unmountAllBelow(join(bundle, "rootfs"));
+}
+
+export type ContainerFiles = Pick<CreateContainerRequest, "containerId" | "bundle" | "rootfs">;
+
+/** A place in what is mounted already: an image may have planted a symbolic link there. */
+function mountPointBelow(target: string, below: string): string {
+  if (below === "") return target;
+  const path = join(target, below);
+  const isInside =
+    path.startsWith(`${target}/`) &&
+    existsSync(path) &&
+    realpathSync(path) === join(realpathSync(target), below);
+  if (isInside) return path;
+  throw new RuntimeError(
+    "invalid_argument",
+    `Cannot mount at "${below}" of the root file system: expected a path in it without symbolic links`,
+  );
 }
 
 function rootPath(bundle: string, spec: Spec): string {

@@ -161,17 +161,17 @@ class VmSandbox implements Sandbox {
       return this.#assemble(request, booted, { io: opened, hooks, log: containerLog });
     } catch (error) {
       io?.close();
-      await this.#undoCreate(containerId, bundle, host);
+      await this.#undoCreate(request, host);
       throw this.#lostReason !== undefined && this.#containers.size === 0 ? this.#lostError(error) : error;
     }
   }
 
   /** Takes a half-made container out of a VM that other containers go on using; `close` removes the rest otherwise. */
-  async #undoCreate(containerId: string, bundle: string, host: HostState): Promise<void> {
+  async #undoCreate(request: CreateContainerRequest, host: HostState): Promise<void> {
     const booted = await this.#booted?.catch(() => undefined);
     const isShared = this.#containers.size > 0;
-    if (booted !== undefined && isShared) await this.#forgetInGuest(booted, containerId);
-    await removeContainerFiles(containerId, bundle, host.shared).catch((error: unknown) => {
+    if (booted !== undefined && isShared) await this.#forgetInGuest(booted, request.containerId);
+    await removeContainerFiles(request, host.shared).catch((error: unknown) => {
       this.#options.log.warn({ error: describe(error) }, "cannot remove the files of a failed container");
     });
   }
@@ -202,7 +202,7 @@ class VmSandbox implements Sandbox {
       observer: this.#options.observer,
       openStream: (execId) => vm.openStream(containerId, execId),
       emit: (event) => this.#onContainerEvent(event),
-      release: () => this.#release(containerId, bundle, { vm, host }),
+      release: () => this.#release(request, { vm, host }),
     });
   }
 
@@ -276,13 +276,14 @@ class VmSandbox implements Sandbox {
   }
 
   /** A container was deleted. The last one takes the VM with it. */
-  async #release(containerId: string, bundle: string, booted: Booted): Promise<void> {
+  async #release(request: CreateContainerRequest, booted: Booted): Promise<void> {
+    const { containerId } = request;
     const isLast = this.#containers.size === 1 && this.#creating.size === 0;
     if (isLast) {
       await this.close();
     } else {
       if (this.#lostReason === undefined) await this.#forgetInGuest(booted, containerId);
-      await removeContainerFiles(containerId, bundle, booted.host.shared);
+      await removeContainerFiles(request, booted.host.shared);
     }
     this.#containers.delete(containerId);
   }
