@@ -35,6 +35,14 @@ export function codeOf(error: unknown): Code {
   return error instanceof RuntimeError ? error.code : "internal";
 }
 
+/** A rejection handler that swallows the given kinds of failure and passes everything else on. */
+export function ignoreCode(...codes: Code[]): (error: unknown) => undefined {
+  return (error) => {
+    if (!codes.includes(codeOf(error))) throw error;
+    return undefined;
+  };
+}
+
 /** Prints an error with its causes on one line, each once, outermost first. */
 export function describe(error: unknown): string {
   const parts: string[] = [];

@@ -5,7 +5,7 @@ import type { Mount } from "../sandbox/model.ts";
 import type { ContainerPaths } from "./container-store.ts";
 import type { Image } from "./image-store.ts";
 import type { Volume } from "./options.ts";
-import { signalNumber } from "./signal-names.ts";
+import { signalNumber } from "../client/signal-names.ts";
 import { buildSpec, chooseArgs } from "./spec.ts";
 import { resolveUser } from "./users.ts";
 

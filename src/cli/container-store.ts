@@ -4,7 +4,7 @@ import { RuntimeError } from "../base/errors.ts";
 import { ignore, readRegularFile, systemErrorCode, writeFileAtomic } from "../base/files.ts";
 import { checkId } from "../base/ids.ts";
 import { parseObject, property } from "./image-config.ts";
-import { removeTree } from "./remove-tree.ts";
+import { removeTree } from "../client/remove-tree.ts";
 
 /** Where the things of one container lie. */
 export interface ContainerPaths {

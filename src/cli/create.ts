@@ -10,9 +10,9 @@ import { commandFailure } from "./failure.ts";
 import { type Host, shimOf } from "./host.ts";
 import type { Image } from "./image-store.ts";
 import { type Keeper, takeKeeper } from "./keeper.ts";
-import { formatConfig } from "./settings.ts";
-import { deleteShim, startShim } from "./shim-program.ts";
-import { TaskClient } from "./task-client.ts";
+import { formatConfig } from "../client/settings.ts";
+import { deleteShim, startShim } from "../client/shim-program.ts";
+import { TaskClient } from "../client/task-client.ts";
 
 export interface CreateOptions {
   readonly options: RunOptions;

@@ -1,13 +1,13 @@
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
-import { RuntimeError } from "../base/errors.ts";
+import { ignoreCode, RuntimeError } from "../base/errors.ts";
 import { readRegularFile } from "../base/files.ts";
 import { attach } from "./attach.ts";
-import { commandFailure, ignoreCode } from "./failure.ts";
+import { commandFailure } from "./failure.ts";
 import { type Host, requireRoot } from "./host.ts";
 import { property } from "./image-config.ts";
 import { probe } from "./liveness.ts";
-import { ProcessIo } from "./process-io.ts";
+import { ProcessIo } from "../client/process-io.ts";
 import { SignalRelay } from "./signal-relay.ts";
 import { mergeEnvironment, type ProcessSpec } from "./spec.ts";
 import { checkTerminal } from "./terminal.ts";

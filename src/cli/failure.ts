@@ -1,4 +1,4 @@
-import { type Code, codeOf, describe, RuntimeError } from "../base/errors.ts";
+import { describe, RuntimeError } from "../base/errors.ts";
 
 /** Exit codes as Docker has them. */
 export const exitCodes = {
@@ -58,14 +58,6 @@ export function exitCodeOf(error: unknown): number {
   if (error instanceof CommandError) return error.exitCode;
   if (error instanceof Interruption) return 128 + error.signal;
   return exitCodes.ownFailure;
-}
-
-/** A rejection handler that swallows the given kinds of failure and passes everything else on. */
-export function ignoreCode(...codes: Code[]): (error: unknown) => undefined {
-  return (error) => {
-    if (!codes.includes(codeOf(error))) throw error;
-    return undefined;
-  };
 }
 
 /** One line for the user. An error of the clean-up stands behind the one that led to it. */

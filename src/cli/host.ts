@@ -1,7 +1,10 @@
 import { RuntimeError } from "../base/errors.ts";
 import type { Config } from "../config/config.ts";
 import { ContainerStore } from "./container-store.ts";
-import type { ShimProgram } from "./shim-program.ts";
+import type { ShimProgram } from "../client/shim-program.ts";
+
+/** The namespace of everything that the command line starts, as containerd has "default" or "k8s.io". */
+export const namespace = "caisson";
 
 /** What the commands work with. */
 export interface Host {
@@ -13,7 +16,8 @@ export interface Host {
 }
 
 export function shimOf(host: Host, containerId: string): ShimProgram {
-  return { path: host.shimPath, containerId, paths: host.containers.paths(containerId) };
+  const { bundle, config } = host.containers.paths(containerId);
+  return { path: host.shimPath, namespace, containerId, bundle, config };
 }
 
 /** @throws permission_denied */

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { errnoOf, RuntimeError } from "../base/errors.ts";
 import { ignore, readRegularFile, systemErrorCode, writeFileAtomic } from "../base/files.ts";
 import { identify, isAlive } from "../base/processes.ts";
-import { runChild } from "./child.ts";
+import { runChild } from "../client/child.ts";
 import {
   emptyImageConfig,
   type ImageConfig,
@@ -14,7 +14,7 @@ import {
 } from "./image-config.ts";
 import { chooseEntry, readImageConfigText, readLayout } from "./image-layout.ts";
 import { type ImageReference, parseImageReference, skopeoSource } from "./image-reference.ts";
-import { removeTree } from "./remove-tree.ts";
+import { removeTree } from "../client/remove-tree.ts";
 
 /** An image that is ready to run. */
 export interface Image {

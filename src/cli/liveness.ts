@@ -1,7 +1,7 @@
 import { codeOf } from "../base/errors.ts";
 import type { ContainerRecord } from "./container-store.ts";
 import { hasKeeper } from "./keeper.ts";
-import { TaskClient } from "./task-client.ts";
+import { TaskClient } from "../client/task-client.ts";
 
 /**
  * What a container is doing. `stopping`: its process has ended, and somebody still clears up. `dead`: nobody does, its

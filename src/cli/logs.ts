@@ -5,7 +5,7 @@ import { ignore } from "../base/files.ts";
 import { type Host, requireRoot } from "./host.ts";
 import { keeperGone } from "./keeper.ts";
 import { SignalRelay } from "./signal-relay.ts";
-import { openStandardSink } from "./sinks.ts";
+import { openStandardSink } from "../client/sinks.ts";
 
 const chunkBytes = 64 * 1024;
 

@@ -1,14 +1,13 @@
 import { constants } from "node:os";
-import { RuntimeError } from "../base/errors.ts";
+import { ignoreCode, RuntimeError } from "../base/errors.ts";
 import { scope, within } from "../base/scope.ts";
 import type { ContainerRecord } from "./container-store.ts";
-import { ignoreCode } from "./failure.ts";
 import { type Host, requireRoot, shimOf } from "./host.ts";
 import { type Keeper, takeKeeper } from "./keeper.ts";
 import { type Liveness, probe } from "./liveness.ts";
-import { deleteShim } from "./shim-program.ts";
+import { deleteShim } from "../client/shim-program.ts";
 import { finishAbandoned, removeUnfinished } from "./task-end.ts";
-import type { TaskClient } from "./task-client.ts";
+import type { TaskClient } from "../client/task-client.ts";
 
 const { SIGKILL } = constants.signals;
 

@@ -2,8 +2,8 @@ import { stat } from "node:fs/promises";
 import { Timeline } from "../sandbox/timeline.ts";
 import type { ContainerRecord } from "./container-store.ts";
 import { type Host, shimOf } from "./host.ts";
-import { deleteShim } from "./shim-program.ts";
-import type { TaskClient } from "./task-client.ts";
+import { deleteShim } from "../client/shim-program.ts";
+import type { TaskClient } from "../client/task-client.ts";
 
 export interface TaskExit {
   readonly exitCode: number;

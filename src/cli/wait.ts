@@ -8,7 +8,7 @@ import { minimalEnvironment } from "../base/exec.ts";
 import type { Host } from "./host.ts";
 import { takeKeeper } from "./keeper.ts";
 import { endTask, settle } from "./task-end.ts";
-import { TaskClient } from "./task-client.ts";
+import { TaskClient } from "../client/task-client.ts";
 import { waitCommand } from "./wait-command.ts";
 
 /** What it says when it is connected to the container's daemon. */

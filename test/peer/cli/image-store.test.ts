@@ -2,7 +2,7 @@ import { execFileSync } from "node:child_process";
 import { mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { expect, test } from "vitest";
 import { type Image, type ImageOptions, openImage } from "../../../src/cli/image-store.ts";
-import { removeTree } from "../../../src/cli/remove-tree.ts";
+import { removeTree } from "../../../src/client/remove-tree.ts";
 import { createTempDir, type TempDir } from "../../support/temp-dir.ts";
 
 /** A layout with one image in two layers, made by umoci. */

@@ -1,6 +1,6 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { expect, test } from "vitest";
-import { formatConfig } from "../../../src/cli/settings.ts";
+import { formatConfig } from "../../../src/client/settings.ts";
 import { type ContainerRow, format } from "../../../src/cli/ps.ts";
 import { formatTimeline, readDaemonPhases } from "../../../src/cli/timeline-report.ts";
 import { loadConfig } from "../../../src/config/load.ts";

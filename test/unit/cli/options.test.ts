@@ -10,7 +10,7 @@ import {
   parseVolume,
   parseWorkingDirectory,
 } from "../../../src/cli/options.ts";
-import { signalNumber } from "../../../src/cli/signal-names.ts";
+import { signalNumber } from "../../../src/client/signal-names.ts";
 import { createTempDir } from "../../support/temp-dir.ts";
 
 const MiB = 1024 ** 2;

@@ -1,10 +1,8 @@
-import { RuntimeError } from "../base/errors.ts";
+import { ignoreCode, RuntimeError } from "../base/errors.ts";
 import { type Int64, toBigInt } from "../gen/int64.ts";
 import type { ExitStatus, Mount, Stdio } from "../sandbox/model.ts";
 import { taskMethods, taskServiceNames } from "../shim/task-api.ts";
 import { TtrpcClient } from "../ttrpc/client.ts";
-import { ignoreCode } from "./failure.ts";
-import type { ProcessSpec } from "./spec.ts";
 
 const [service] = taskServiceNames;
 const processSpecType = "types.containerd.io/opencontainers/runtime-spec/1/Process";
@@ -54,7 +52,8 @@ export class TaskClient implements AsyncDisposable {
     await this.#client.call(service, taskMethods.create, request, options);
   }
 
-  async exec(execId: string, spec: ProcessSpec, stdio: Stdio): Promise<void> {
+  /** Registers a process; `spec` is an OCI `Process`. */
+  async exec(execId: string, spec: object, stdio: Stdio): Promise<void> {
     const value = Buffer.from(JSON.stringify(spec));
     const request = { ...this.#process(execId), ...stdio, spec: { type_url: processSpecType, value } };
     await this.#client.call(service, taskMethods.exec, request, { timeoutMs: controlTimeoutMs });

@@ -1,10 +1,6 @@
 import { RuntimeError } from "../base/errors.ts";
 import { containerd } from "../gen/containerd.js";
 import { runChild } from "./child.ts";
-import type { ContainerPaths } from "./container-store.ts";
-
-/** The namespace of everything that the command line starts, as containerd has "default" or "k8s.io". */
-export const namespace = "caisson";
 
 // Starting the daemon boots nothing yet; `delete` has to end a VM and its helpers.
 const startTimeoutMs = 30_000;
@@ -13,8 +9,12 @@ const deleteTimeoutMs = 30_000;
 /** The short-lived side of the shim's executable, run as containerd runs it, for one container. */
 export interface ShimProgram {
   readonly path: string;
+  readonly namespace: string;
   readonly containerId: string;
-  readonly paths: ContainerPaths;
+  /** Where it runs and leaves its address; of the task's own bundle it knows only from Create. */
+  readonly bundle: string;
+  /** The configuration file. */
+  readonly config: string;
 }
 
 /** Starts the daemon; returns the address of its task API. */
@@ -45,17 +45,16 @@ export async function deleteShim(shim: ShimProgram): Promise<number> {
 }
 
 async function runShim(
-  { path, containerId, paths }: ShimProgram,
+  { path, namespace, containerId, bundle, config }: ShimProgram,
   action: "start" | "delete",
   limits: { timeoutMs: number; signal?: AbortSignal },
 ): Promise<Uint8Array> {
   const flags = ["-namespace", namespace, "-id", containerId, "-address", "", "-publish-binary", ""];
-  const bundle = action === "delete" ? ["-bundle", paths.bundle] : [];
-  const argv = [path, ...flags, ...bundle, action];
+  const argv = [path, ...flags, ...(action === "delete" ? ["-bundle", bundle] : []), action];
   return runChild(argv, {
     ...limits,
     action: `${action} the shim of "${containerId}"`,
-    cwd: paths.bundle,
-    environment: { CAISSON_CONFIG: paths.config },
+    cwd: bundle,
+    environment: { CAISSON_CONFIG: config },
   });
 }
