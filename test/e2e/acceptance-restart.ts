@@ -1,119 +1,114 @@
-import { openSync, readFileSync, statSync, closeSync, constants } from "node:fs";
+import { closeSync, constants, openSync, readFileSync, statSync, writeSync } from "node:fs";
 import { expect } from "vitest";
 import { loadNative } from "../../src/base/native.ts";
-import { containerd as task } from "../../src/gen/containerd.js";
 import { start } from "../support/cli-run.ts";
 import { type Containerd, taskState } from "../support/containerd.ts";
-import { connectTasks } from "./acceptance-client.ts";
+import { connectTasks, type TaskClient } from "./acceptance-client.ts";
 import { daemonOf, makeBundle, outputOf } from "./acceptance-daemon.ts";
 import { type Line, until } from "./acceptance-lines.ts";
 
-const { Status } = task.v1.types;
 const gapExitCode = 7;
 
-/** Reads a FIFO into memory, as a client that outlives containerd does. */
-function readFifo(path: string) {
-  const reader = start(["cat", path], { timeoutMs: 600_000 });
+/** A task on a terminal whose client outlives containerd, as a kubelet's or Docker's does: created, not started. */
+async function createOnTerminal(containerd: Containerd, tasks: TaskClient, id: string, script: string) {
+  const fifo = (name: string) => containerd.dir.join(`${id}-${name}`);
+  const [stdin, stdout] = [fifo("in"), fifo("out")];
+  for (const path of [stdin, stdout]) loadNative().makeFifo(path, 0o600);
+  const reader = start(["cat", stdout], { timeoutMs: 600_000 });
   let text = "";
   reader.stdout.setEncoding("utf8");
   reader.stdout.on("data", (chunk: string) => (text += chunk));
-  return { text: () => text, [Symbol.asyncDispose]: () => reader[Symbol.asyncDispose]() };
+  const input = openSync(stdin, constants.O_RDWR);
+  const remove = async () => {
+    await containerd.ctr(["task", "rm", "--force", id]);
+    await containerd.ctr(["container", "rm", id]);
+    closeSync(input);
+    await reader[Symbol.asyncDispose]();
+  };
+  try {
+    await tasks.create(id, ["sh", "-c", script], { terminal: true, stdin, stdout });
+  } catch (error) {
+    await remove();
+    throw error;
+  }
+  return {
+    id,
+    text: () => text,
+    type: (line: string) => writeSync(input, `${line}\n`),
+    [Symbol.asyncDispose]: remove,
+  };
 }
 
-async function restartLine(containerd: Containerd): Promise<void> {
-  const id = (name: string) => containerd.id(name);
-  const log = containerd.dir.join("load.log");
-  const counting = "i=0; while :; do echo $i; i=$((i+1)); done";
-  const fifos = Object.fromEntries(
-    ["in", "out"].map((name) => [name, containerd.dir.join(`created-${name}`)]),
-  ) as { in: string; out: string };
-  for (const path of Object.values(fifos)) loadNative().makeFifo(path, 0o600);
-  using tasks = connectTasks(containerd);
-  await using created = readFifo(fifos.out);
-  const stdin = openSync(fifos.in, constants.O_RDWR);
+const statusOf = async (containerd: Containerd, id: string) => (await taskState(containerd, id))?.status;
 
-  // Under load: it writes as fast as it can the whole time. A terminal: it has one, and nobody attached.
-  await using load = await containerd.startTask(
+async function restartLine(containerd: Containerd): Promise<void> {
+  const log = containerd.dir.join("load.log");
+  const run = (name: string, flags: readonly string[], script: string) =>
+    containerd.startTask(flags, containerd.id(name), "sh", "-c", script);
+  using tasks = connectTasks(containerd);
+  const echo = "tty; while read line; do echo got $line; done";
+  // It writes as fast as it can the whole time.
+  await using load = await run(
+    "load",
     ["--log-uri", `file://${log}`],
-    id("load"),
-    ...["sh", "-c", counting],
+    "i=0; while :; do echo $i; i=$((i+1)); done",
   );
-  await using tty = await containerd.startTask(["--tty"], id("tty"), "sleep", "3600");
-  await using paused = await containerd.startTask([], id("paused"), "sleep", "3600");
-  await using gap = await containerd.startTask(
-    [],
-    id("gap"),
-    "sh",
-    "-c",
-    `trap 'exit ${gapExitCode}' TERM; while :; do sleep 0.1; done`,
-  );
-  await using stopped = await containerd.startTask([], id("stopped"), "sh", "-c", "exit 3");
-  const created1 = id("created");
-  await tasks.create(created1, ["sh", "-c", "tty; read line; echo got $line"], {
-    terminal: true,
-    stdin: fifos.in,
-    stdout: fifos.out,
-  });
+  await using tty = await createOnTerminal(containerd, tasks, containerd.id("tty"), echo);
+  await using created = await createOnTerminal(containerd, tasks, containerd.id("created"), echo);
+  await using paused = await run("paused", [], "sleep 3600");
+  await using gap = await run("gap", [], `trap 'exit ${gapExitCode}' TERM; while :; do sleep 0.1; done`);
+  await using stopped = await run("stopped", [], "exit 3");
+  await tasks.start(tty.id);
+  await until("the terminal is there", () => tty.text().includes("/dev/pts/"));
   await containerd.ctrOk(["task", "pause", paused.id]);
-  const all = [load.id, tty.id, paused.id, gap.id, stopped.id, created1];
-  await until(
-    "the short task has ended",
-    async () => (await taskState(containerd, stopped.id))?.status === "STOPPED",
-  );
-  const before = await Promise.all(all.map((taskId) => stateOf(containerd, taskId)));
+  await until("the short task has ended", async () => (await statusOf(containerd, stopped.id)) === "STOPPED");
+  const all = [load.id, tty.id, created.id, paused.id, gap.id, stopped.id];
+  const before = await Promise.all(all.map((id) => stateOf(containerd, id)));
 
   await containerd.kill();
-  {
-    await using daemon = await daemonOf(containerd, gap.id);
-    await daemon.call("kill", { id: gap.id, signal: 15 });
-    expect(await daemon.call("wait", { id: gap.id })).toMatchObject({ exitStatus: gapExitCode });
-  }
+  await endInGap(containerd, gap.id);
   const sizeInGap = statSync(log).size;
   await until("the load goes on in the gap", () => statSync(log).size > sizeInGap + 1000);
+  tty.type("in the gap");
+  await until("the terminal goes on in the gap", () => tty.text().includes("got in the gap"));
   const logStart = statSync(containerd.dir.join("containerd.log")).size;
   await containerd.restart();
   const containerdLog = () => readFileSync(containerd.dir.join("containerd.log"), "utf8").slice(logStart);
 
-  expect(await Promise.all(all.map(async (taskId) => (await taskState(containerd, taskId))?.status))).toEqual(
-    ["RUNNING", "RUNNING", "PAUSED", "STOPPED", "STOPPED", "CREATED"],
-  );
-  const after = await Promise.all(all.map((taskId) => stateOf(containerd, taskId)));
+  const statuses = await Promise.all(all.map((id) => statusOf(containerd, id)));
+  expect(statuses).toEqual(["RUNNING", "RUNNING", "CREATED", "PAUSED", "STOPPED", "STOPPED"]);
+  const after = await Promise.all(all.map((id) => stateOf(containerd, id)));
   expect(after.map(({ io }) => io)).toEqual(before.map(({ io }) => io));
-  expect(after[3]).toMatchObject({ exitStatus: gapExitCode });
-  expect(after[4]).toMatchObject({ exitStatus: 3 });
-
-  await until("the exit of the gap is delivered", () =>
-    /event forwarded.*\/tasks\/exit/.test(containerdLog()),
-  );
+  expect(after.map(({ exitStatus }) => exitStatus)).toEqual([0, 0, 0, 0, gapExitCode, 3]);
+  const isDelivered = () => /event forwarded.*\/tasks\/exit/.test(containerdLog());
+  await until("the exit of the gap is delivered", isDelivered);
   await expectLogWorks(containerd, load.id, containerdLog);
 
+  // Each goes on from where it was.
   await containerd.ctrOk(["task", "resume", paused.id]);
-  expect(await taskState(containerd, paused.id)).toMatchObject({ status: "RUNNING" });
-  // A terminal from before the restart, and one made before and used after.
-  await containerd.ctrOk(execArgs(containerd, tty.id, "true"));
+  expect(await statusOf(containerd, paused.id)).toBe("RUNNING");
   using again = connectTasks(containerd);
-  await again.start(created1);
-  await until("the terminal is there", () => created.text().includes("/dev/pts/"));
-  start(["sh", "-c", `echo hello >'${fifos.in}'`]);
-  await until("its input arrives", () => created.text().includes("got hello"));
-  await until("it has ended", async () => (await taskState(containerd, created1))?.status === "STOPPED");
-  closeSync(stdin);
-  await containerd.ctrOk(["task", "delete", created1]);
-  await containerd.ctrOk(["container", "rm", created1]);
-
+  await again.start(created.id);
+  for (const { type, text } of [tty, created]) {
+    type("after it");
+    await until("the terminal answers", () => text().includes("got after it"));
+  }
   await containerd.ctrOk(["task", "kill", "--signal", "SIGKILL", load.id]);
-  await until("the load has ended", async () => (await taskState(containerd, load.id))?.status === "STOPPED");
+  await until("the load has ended", async () => (await statusOf(containerd, load.id)) === "STOPPED");
   expectCounted(readFileSync(log, "utf8"));
+}
+
+/** Ends a task while containerd is away. */
+async function endInGap(containerd: Containerd, id: string): Promise<void> {
+  await using daemon = await daemonOf(containerd, id);
+  await daemon.call("kill", { id, signal: 15 });
+  expect(await daemon.call("wait", { id })).toMatchObject({ exitStatus: gapExitCode });
 }
 
 async function stateOf(containerd: Containerd, id: string) {
   await using daemon = await daemonOf(containerd, id);
   const { bundle, stdin, stdout, stderr, terminal, pid, exitStatus } = await daemon.call("state", { id });
   return { io: { bundle, stdin, stdout, stderr, terminal, pid }, exitStatus };
-}
-
-function execArgs(containerd: Containerd, id: string, ...command: string[]): string[] {
-  return ["task", "exec", "--exec-id", "after", "--fifo-dir", containerd.dir.join("fifo"), id, ...command];
 }
 
 /** A line that the daemon writes into its log FIFO shows in the log of the containerd that is there now. */

@@ -211,6 +211,8 @@ async function beforeStartLine(containerd: Containerd): Promise<void> {
   expect(events.topicsOf(missing)).not.toContain("/tasks/exit");
   await using daemon = await daemonOf(containerd, host.id);
   expect(await daemon.code("create", makeBundle(containerd, host.id, "absent", ["/no/such"]))).not.toBe("ok");
+  // As containerd does after a Create that has failed.
+  await daemon.call("shutdown", { id: "absent" });
 
   const script = "stty size; exit 3";
   const tty = makeBundle(containerd, host.id, "tty", ["sh", "-c", script], { terminal: true });

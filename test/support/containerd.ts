@@ -227,7 +227,7 @@ disabled_plugins = [${off.map((name) => `"io.containerd.${name}"`).join(", ")}]
 [grpc]
 address = "${files.socket}"
 [debug]
-level = "debug"
+level = "trace"
 [plugins."io.containerd.internal.v1.opt"]
 path = "${dir.join("opt")}"
 `,

@@ -28,13 +28,15 @@ function isKnownProgram(entry: ProcessEntry): boolean {
  * Processes of ours that live, and those that have ended and were not reaped by their parent.
  *
  * Ours: a known program, or anything with a mark. A zombie whose parent is pid 1 is not counted: init reaps when it
- * likes. The test's own processes (this one and its ancestors, and children it waits for) are not counted either.
+ * likes. The test's own processes (this one and its ancestors, and children it waits for) are not counted either, nor is
+ * the scope's containerd, which a test may have started again.
  */
 export function findProcesses(scope: LeakScope): Thing[] {
   const entries = readProcesses();
   const own = ancestorsOf(process.pid, entries);
   return [...entries.values()].flatMap((entry): Thing[] => {
     const marked = isMarked(scope, entry.evidence);
+    if (entry.pid === scope.containerdPid) return [];
     if (own.has(entry.pid) || (!marked && !isKnownProgram(entry))) return [];
     if (entry.isZombie && entry.parent === 1) return [];
     const words = entry.argv.length === 0 ? `[${entry.name}]` : entry.argv.join(" ").slice(0, 300);
