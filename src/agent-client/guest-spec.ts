@@ -71,7 +71,8 @@ function guestLinux(linux: NonNullable<Spec["linux"]>, containerId: string): Non
     namespaces: (linux.namespaces ?? [])
       .filter(({ type, path }) => type !== "network" && (path === undefined || path === ""))
       .map(({ type }) => ({ type })),
-    ...(linux.resources === undefined ? {} : { resources: guestResources(linux.resources) }),
+    // Null stands for none.
+    resources: linux.resources ? guestResources(linux.resources) : undefined,
   } as NonNullable<Spec["linux"]>;
 }
 

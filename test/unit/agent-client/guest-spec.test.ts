@@ -129,6 +129,7 @@ const table: { name: string; spec: Spec; want: object }[] = [
       },
     },
   },
+  { name: "resources of null", spec: make({ linux: { resources: null } }), want: guestOfSmall },
   {
     name: "hooks: those of the container's namespace go to the guest",
     spec: make({
