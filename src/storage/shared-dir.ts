@@ -1,6 +1,6 @@
 import { constants } from "node:fs";
 import { mkdir, open, readdir, realpath, stat } from "node:fs/promises";
-import { join } from "node:path";
+import { dirname, join, relative } from "node:path";
 import { RuntimeError } from "../base/errors.ts";
 import { ignore, removeDirectory, removeFile, systemErrorCode } from "../base/files.ts";
 import { bindMount, bindReadOnlyShared, cloneMount, unmount, unmountAllBelow } from "./mount.ts";
@@ -42,19 +42,23 @@ export async function createSharedDir(directory: string): Promise<SharedDir> {
   await mkdir(skeleton, { mode: 0o700 });
   await bindReadOnlyShared(skeleton, path);
   const add = async (containerId: string, name: string, source: string, readOnly: boolean) => {
-    const relative = join(containerId, name);
+    const relativePath = join(containerId, name);
     const staging = join(directory, `${stagingName}-${containerId}`);
     const isDirectory = await kindOf(source);
     await refuseOwnState(source, directory);
-    await makeTarget(join(skeleton, relative), isDirectory);
+    await makeTarget(join(skeleton, relativePath), isDirectory);
     await makeTarget(staging, isDirectory);
     try {
-      await expose(source, staging, join(path, relative), readOnly);
+      // Read-only is a property of the mount that virtiofsd serves, so the guest cannot lift it. Flags and propagation are
+      // set on a staging mount and cloned with it: a later change of them does not reach virtiofsd's namespace.
+      await bindMount(source, staging, { recursive: true, readOnly });
+      await removeOwnMounts(source, staging, directory);
+      await cloneMount(staging, join(path, relativePath));
     } finally {
       await unmount(staging);
       await (isDirectory ? removeDirectory(staging) : removeFile(staging));
     }
-    return relative;
+    return relativePath;
   };
   return {
     path,
@@ -73,16 +77,6 @@ export async function removeSharedDir(directory: string, containerIds: readonly 
   await removeDirectory(join(directory, skeletonName));
 }
 
-/**
- * Shows `source` at `target`. Read-only is a property of the mount that virtiofsd serves, so the guest cannot lift it.
- * Flags and propagation are set on a staging mount first and cloned with it, because a later change of them does not reach
- * virtiofsd's namespace.
- */
-async function expose(source: string, staging: string, target: string, readOnly: boolean): Promise<void> {
-  await bindMount(source, staging, { recursive: true, readOnly });
-  await cloneMount(staging, target);
-}
-
 async function kindOf(source: string): Promise<boolean> {
   const status = await stat(source).catch((cause: unknown) => {
     throw new RuntimeError(systemErrorCode(cause), `Cannot share "${source}" with the guest`, { cause });
@@ -95,14 +89,24 @@ async function kindOf(source: string): Promise<boolean> {
   );
 }
 
-/** A source that holds the share would hold itself without end, and show every sandbox's state to the guest. */
+/**
+ * Takes our own mounts out of a copy of what holds them (the host's root, say): they would be kept alive by the copy when
+ * their sandboxes end.
+ */
+async function removeOwnMounts(source: string, copy: string, directory: string): Promise<void> {
+  // <state directory>/<namespace>/<sandbox id>
+  const state = dirname(dirname(await realpath(directory)));
+  const below = relative(await realpath(source), state);
+  if (below === ".." || below.startsWith("../")) return;
+  await unmountAllBelow(join(copy, below));
+}
+
 async function refuseOwnState(source: string, directory: string): Promise<void> {
   const [real, own] = await Promise.all([realpath(source), realpath(directory)]);
-  const holds = (outer: string, inner: string) => `${inner}/`.startsWith(outer === "/" ? "/" : `${outer}/`);
-  if (!holds(real, own) && !holds(own, real)) return;
+  if (!`${real}/`.startsWith(`${own}/`)) return;
   throw new RuntimeError(
     "invalid_argument",
-    `Cannot share "${source}" with the guest: the state of the sandbox, "${own}", lies in it or holds it; share a directory apart from it`,
+    `Cannot share "${source}" with the guest: it lies in the sandbox's own state, "${own}"`,
   );
 }
 

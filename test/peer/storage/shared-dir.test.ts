@@ -1,14 +1,6 @@
 import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
-import {
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  rmdirSync,
-  symlinkSync,
-  writeFileSync,
-} from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { expect, test } from "vitest";
 import { parseMountInfo } from "../../../src/storage/mount.ts";
 import { createSharedDir, removeSharedDir } from "../../../src/storage/shared-dir.ts";
@@ -219,21 +211,34 @@ test.each(refused)("addMount() of $name is refused and leaves nothing", async ({
   expect(readdirSync(dir.join("sandbox"))).toEqual([]);
 });
 
-test.each(["/", "parent", "own"])(
-  "addMount() refuses a source that holds the share or lies in it: %s",
-  async (kind) => {
-    await using dir = createTempDir();
-    const directory = dir.join("sandbox");
-    mkdirSync(directory);
-    const shared = await createSharedDir(directory);
-    const source = { "/": "/", parent: dir.path, own: `${directory}/skeleton` }[kind] ?? "";
-    try {
-      await expect(shared.addMount("c1", 0, source, false)).rejects.toMatchObject({
-        code: "invalid_argument",
-      });
-    } finally {
-      await removeSharedDir(directory, ["c1"]);
-      rmdirSync(directory);
-    }
-  },
-);
+test("addMount() of a directory that holds the share leaves our own mounts out", async () => {
+  await using dir = createTempDir();
+  const directory = dir.join("state/ns/sandbox");
+  mkdirSync(directory, { recursive: true });
+  const shared = await createSharedDir(directory);
+  await shared.addRootfs("c1", makeSource(dir, "rootfs"), false);
+  try {
+    const added = await shared.addMount("c1", 0, dir.path, false);
+
+    const inside = mountsBelow(`${shared.path}/${added}`);
+    expect(inside).toEqual([`${shared.path}/${added}`]);
+    expect(readFileSync(`${shared.path}/${added}/rootfs/precious`, "utf8")).toBe("host data");
+  } finally {
+    await removeSharedDir(directory, ["c1"]);
+  }
+  expect(readFileSync(dir.join("rootfs/precious"), "utf8")).toBe("host data");
+});
+
+test("addMount() refuses what lies in the sandbox's own state", async () => {
+  await using dir = createTempDir();
+  const directory = dir.join("state/ns/sandbox");
+  mkdirSync(directory, { recursive: true });
+  const shared = await createSharedDir(directory);
+  try {
+    const adding = shared.addMount("c1", 0, `${directory}/skeleton`, false);
+
+    await expect(adding).rejects.toMatchObject({ code: "invalid_argument" });
+  } finally {
+    await removeSharedDir(directory, ["c1"]);
+  }
+});
