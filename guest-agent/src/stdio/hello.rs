@@ -41,11 +41,13 @@ pub fn parse(line: &[u8]) -> Result<Hello, &'static str> {
         return Err("the line must have four words");
     };
     let token = parse_token(token).ok_or("the token is malformed")?;
-    let exec_id = if exec_id == "-" { "" } else { exec_id };
     ids::check_container_id(container_id).map_err(|_| "the container id is malformed")?;
-    if !exec_id.is_empty() {
+    let exec_id = if exec_id == "-" {
+        ""
+    } else {
         ids::check_exec_id(exec_id).map_err(|_| "the exec id is malformed")?;
-    }
+        exec_id
+    };
     let kind = match kind {
         "stdin" => Kind::Stdin,
         "stdout" => Kind::Stdout,
@@ -116,6 +118,7 @@ mod tests {
             format!("{} c1 - stdout", TOKEN.to_uppercase()),
             format!("{TOKEN} ../c - stdout"),
             format!("{TOKEN} c1 -- stdout"),
+            format!("{TOKEN} c1  stdout"),
             format!("{TOKEN} c1 - stdlog"),
             format!("{TOKEN} c1 - stdout\r"),
             format!("{TOKEN} é - stdout"),
