@@ -54,7 +54,8 @@ impl Drop for Bundle {
     }
 }
 
-fn adapt_config(id: &str, config: &[u8], terminal: Terminal) -> Result<Vec<u8>> {
+/// Adapts an OCI configuration.
+pub fn adapt_config(id: &str, config: &[u8], terminal: Terminal) -> Result<Vec<u8>> {
     let mut config = parse_object("the OCI configuration", config)?;
     let root = config
         .get("root")
