@@ -31,8 +31,8 @@ export async function createHostState(
   const { stateDirectory } = config;
   const paths = sandboxPaths(stateDirectory, namespace, sandboxId);
   const name = { stateDirectory, namespace, sandboxId };
-  await makeDirectory(paths.directory, () => removeSandbox(name));
   try {
+    await makeDirectory(paths.directory, () => removeSandbox(name));
     const journal = new Journal(paths.directory);
     try {
       const self = identify(process.pid);
@@ -48,24 +48,32 @@ export async function createHostState(
       journal[Symbol.dispose]();
       throw error;
     }
-  } catch (error) {
+  } catch (cause) {
     await removeSandbox(name);
-    throw error;
+    if (cause instanceof RuntimeError) throw cause;
+    throw new RuntimeError(systemErrorCode(cause), `Cannot keep state in "${paths.directory}"`, { cause });
   }
 }
 
+/** How often the directory of the namespace may go away under us, or somebody else's of our name come. */
+const makeAttempts = 8;
+
 async function makeDirectory(path: string, removeStale: () => Promise<void>): Promise<void> {
-  try {
-    // Others may pass through, to reach the one directory in it that is theirs, but not look.
-    await mkdir(dirname(path), { recursive: true, mode: 0o711 });
-    await mkdir(path, { mode: 0o711 }).catch(async (error: unknown) => {
-      if (errnoOf(error) !== "EEXIST") throw error;
-      await removeStale();
+  for (let attempt = 1; ; attempt++) {
+    try {
+      // Others may pass through, to reach the one directory in it that is theirs, but not look.
       await mkdir(dirname(path), { recursive: true, mode: 0o711 });
       await mkdir(path, { mode: 0o711 });
-    });
-  } catch (cause) {
-    if (cause instanceof RuntimeError) throw cause;
-    throw new RuntimeError(systemErrorCode(cause), `Cannot make the state directory "${path}"`, { cause });
+      return;
+    } catch (cause) {
+      const errno = errnoOf(cause);
+      if (attempt === makeAttempts || (errno !== "EEXIST" && errno !== "ENOENT")) {
+        throw new RuntimeError(systemErrorCode(cause), `Cannot make the state directory "${path}"`, {
+          cause,
+        });
+      }
+      // ENOENT: the last sandbox of the namespace took the directory of the namespace along.
+      if (errno === "EEXIST") await removeStale();
+    }
   }
 }

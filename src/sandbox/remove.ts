@@ -31,9 +31,8 @@ export async function removeSandbox({ stateDirectory, namespace, sandboxId }: Sa
   const paths = sandboxPaths(stateDirectory, namespace, sandboxId);
   const entries = readJournal(paths.directory);
   const owner = ownerName(namespace, sandboxId);
-  await using cleanup = new Cleanup();
+  const cleanup = new Cleanup();
   // In the order of the last line first: each step runs even when one before it failed.
-  cleanup.defer("state directory", () => removeStateDirectory(paths.directory));
   cleanup.defer("user id", () => {
     for (const { uid } of ofKind(entries, "user")) returnUserId(stateDirectory, uid, owner);
   });
@@ -48,6 +47,9 @@ export async function removeSandbox({ stateDirectory, namespace, sandboxId }: Sa
   cleanup.defer("shared directory", () => removeSharedDir(paths.directory, containerIds));
   cleanup.defer("staging mounts", () => removeStaging(paths.directory));
   cleanup.defer("processes", () => killProcesses(ofKind(entries, "process").map(({ identity }) => identity)));
+  await cleanup[Symbol.asyncDispose]();
+  // Not after a failure: the journal is what the next attempt goes by.
+  await removeStateDirectory(paths.directory);
 }
 
 /** How a sandbox is named as the owner of a user id. */
