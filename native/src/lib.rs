@@ -1,7 +1,10 @@
 //! What the host side of Caisson needs from Linux and Node cannot do: tap devices in another network namespace,
-//! FIFOs, listening sockets to hand over. Every function is synchronous and short.
+//! FIFOs, pseudo terminals, sockets and descriptors to hand over, ends by a signal. Every function is synchronous and short.
 
+mod end;
 mod error;
+mod fd;
 mod fifo;
+mod pty;
 mod tap;
 mod unix;

@@ -1,10 +1,14 @@
 //! Unix sockets.
 
-use std::os::fd::IntoRawFd as _;
-use std::os::unix::net::UnixListener;
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsRawFd as _, IntoRawFd as _};
+use std::os::unix::net::{UnixListener, UnixStream};
 
 use napi_derive::napi;
 use nix::errno::Errno;
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, UnixAddr, accept4, recvmsg, sendmsg,
+};
 
 use crate::error::{Result, failed};
 
@@ -23,4 +27,73 @@ pub fn listen_unix(path: String) -> Result<i32> {
             let errno = error.raw_os_error().map_or(Errno::EINVAL, Errno::from_raw);
             failed(format_args!("listen on \"{path}\""), errno)
         })
+}
+
+/// Connects to the stream socket at `path`, sends `data` with a duplicate of `fd` (`SCM_RIGHTS`, unix(7)), and closes
+/// the connection.
+#[napi]
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "JavaScript strings arrive owned"
+)]
+pub fn send_fd(path: String, fd: i32, data: String) -> Result<()> {
+    let stream = UnixStream::connect(&path).map_err(|error| {
+        let errno = error.raw_os_error().map_or(Errno::EINVAL, Errno::from_raw);
+        failed(format_args!("connect to \"{path}\""), errno)
+    })?;
+    let parts = [IoSlice::new(data.as_bytes())];
+    let fds = [fd];
+    let rights = [ControlMessage::ScmRights(&fds)];
+    sendmsg::<UnixAddr>(
+        stream.as_raw_fd(),
+        &parts,
+        &rights,
+        MsgFlags::MSG_NOSIGNAL,
+        None,
+    )
+    .map_err(|errno| failed(format_args!("send a descriptor to \"{path}\""), errno))?;
+    Ok(())
+}
+
+/// A descriptor that came over a unix socket.
+#[napi(object, object_from_js = false)]
+pub struct ReceivedFd {
+    /// Close-on-exec, and the caller's.
+    pub fd: i32,
+    /// What came with it.
+    pub data: String,
+}
+
+const MAX_DATA: usize = 4096;
+
+/// Takes the next connection of a listening socket and the descriptor that is sent over it. Waits for both.
+#[napi]
+pub fn receive_fd(listener: i32) -> Result<ReceivedFd> {
+    let connection =
+        accept4(listener, SockFlag::SOCK_CLOEXEC).map_err(|errno| failed("accept", errno))?;
+    // SAFETY: accept4 has just made the descriptor, and nobody else has it.
+    let connection = unsafe { <UnixStream as std::os::fd::FromRawFd>::from_raw_fd(connection) };
+    let mut data = [0; MAX_DATA];
+    let mut control = nix::cmsg_space!(i32);
+    let (length, fd) = {
+        let mut parts = [IoSliceMut::new(&mut data)];
+        let message = recvmsg::<UnixAddr>(
+            connection.as_raw_fd(),
+            &mut parts,
+            Some(&mut control),
+            MsgFlags::MSG_CMSG_CLOEXEC,
+        )
+        .map_err(|errno| failed("receive a descriptor", errno))?;
+        let mut messages = message
+            .cmsgs()
+            .map_err(|errno| failed("receive a descriptor", errno))?;
+        let fd = messages.find_map(|entry| match entry {
+            ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
+            _ => None,
+        });
+        (message.bytes, fd)
+    };
+    let fd = fd.ok_or_else(|| failed("receive a descriptor: none came", Errno::EBADMSG))?;
+    let data = String::from_utf8_lossy(data.get(..length).unwrap_or_default()).into_owned();
+    Ok(ReceivedFd { fd, data })
 }

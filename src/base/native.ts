@@ -13,8 +13,21 @@ export interface Native {
   openTap(options: { readonly netnsPath: string; readonly name: string }): number;
   /** Makes a FIFO (mkfifo(3)); `mode` is subject to the umask. */
   makeFifo(path: string, mode: number): void;
+  /** Marks every descriptor from `first` on close-on-exec. */
+  closeOnExecFrom(first: number): void;
   /** A listening unix socket at `path`, to hand over to a child. The descriptor is close-on-exec and the caller's. */
   listenUnix(path: string): number;
+  /** Connects to the stream socket at `path`, sends `data` with a duplicate of `fd` (SCM_RIGHTS), and closes it. */
+  sendFd(path: string, fd: number, data: string): void;
+  /** Takes the next connection of a listening socket and the descriptor sent over it, which is the caller's. Waits. */
+  receiveFd(listener: number): { readonly fd: number; readonly data: string };
+  /** A new pseudo terminal in raw mode. The master is close-on-exec and the caller's. */
+  openPty(): { readonly master: number; readonly slavePath: string };
+  /** The size of the terminal `fd`; 0 each when it was never set. */
+  getWindowSize(fd: number): { readonly columns: number; readonly rows: number };
+  setWindowSize(fd: number, columns: number, rows: number): void;
+  /** Ends this process by a signal, without a core dump. Returns only for a signal that ends no process. */
+  dieOf(signal: number): void;
 }
 
 /**

@@ -3,6 +3,7 @@ import { Socket } from "node:net";
 import { join } from "node:path";
 import { asError } from "../base/errors.ts";
 import { loadNative } from "../base/native.ts";
+import { within } from "../base/scope.ts";
 import type { Stdio } from "../sandbox/model.ts";
 import { openStandardSink, type Sink } from "./sinks.ts";
 
@@ -13,7 +14,12 @@ export interface ProcessIoOptions {
   readonly terminal: boolean;
   /** Gets stdout and stderr too. */
   readonly log?: Sink;
+  /** Where stdout goes instead of our own. */
+  readonly stdout?: Sink;
 }
+
+/** A pause of the output after which nothing is expected of a process that has ended. */
+const quietMs = 100;
 
 const { O_RDONLY, O_WRONLY, O_NONBLOCK } = constants;
 
@@ -35,6 +41,9 @@ export class ProcessIo implements Disposable {
   readonly #holds: number[] = [];
   readonly #streams: Socket[] = [];
   readonly #input: Socket | undefined;
+  /** Writes that are under way, and chunks that have come at all. */
+  #writing = 0;
+  #received = 0;
 
   constructor(options: ProcessIoOptions) {
     const { directory, terminal, log } = options;
@@ -47,9 +56,13 @@ export class ProcessIo implements Disposable {
       const broken = Promise.withResolvers<Error>();
       this.stdoutBroken = broken.promise;
       this.outputDone = Promise.all([
-        pump(stdout, [openStandardSink(1), ...(log === undefined ? [] : [log])], broken.resolve),
+        this.#pump(
+          stdout,
+          [options.stdout ?? openStandardSink(1), ...(log === undefined ? [] : [log])],
+          broken.resolve,
+        ),
         // Without a reader of our stderr the process goes on, as its stdout is what matters.
-        stderr && pump(stderr, [openStandardSink(2), ...(log === undefined ? [] : [log])], () => {}),
+        stderr && this.#pump(stderr, [openStandardSink(2), ...(log === undefined ? [] : [log])], () => {}),
       ]).then(() => {});
     } catch (error) {
       this[Symbol.dispose]();
@@ -68,12 +81,21 @@ export class ProcessIo implements Disposable {
     for (const fd of this.#holds.splice(0)) closeSync(fd);
   }
 
-  /** Copies our stdin until it ends or the process reads no more; `onEnd` then tells the shim that it has ended. */
-  async copyInput(onEnd: () => Promise<void>): Promise<void> {
+  /** Resolves when what has come is written out and nothing more comes, though children may hold the output open. */
+  async quiet(): Promise<void> {
+    const ended = this.outputDone.then(() => true);
+    for (let seen = -1; this.#writing > 0 || seen !== this.#received; ) {
+      seen = this.#received;
+      if (await within(ended, quietMs, false)) return;
+    }
+  }
+
+  /** Copies `source` (our stdin) until it ends or the process reads no more; `onEnd` then tells the shim that it has ended. */
+  async copyInput(onEnd: () => Promise<void>, source: AsyncIterable<unknown> = process.stdin): Promise<void> {
     const input = this.#input;
     if (input === undefined) return;
     try {
-      for await (const chunk of process.stdin) await writeAll(input, chunk as Uint8Array);
+      for await (const chunk of source) await writeAll(input, chunk as Uint8Array);
       await endOf(input);
       await onEnd();
     } catch {
@@ -90,6 +112,30 @@ export class ProcessIo implements Disposable {
     if (existsSync(this.#directory)) rmdirSync(this.#directory);
   }
 
+  /** Copies to every sink, as fast as the slowest one takes it; a sink that fails gets nothing more. */
+  async #pump(source: Socket, sinks: readonly Sink[], onBroken: (error: Error) => void): Promise<void> {
+    const working = new Set(sinks);
+    const [own] = sinks;
+    try {
+      for await (const chunk of source) {
+        this.#received++;
+        this.#writing++;
+        const writes = [...working].map(async (sink) => {
+          try {
+            await sink.write(chunk as Uint8Array);
+          } catch (error) {
+            working.delete(sink);
+            if (sink === own) onBroken(asError(error));
+          }
+        });
+        await Promise.all(writes);
+        this.#writing--;
+      }
+    } catch {
+      // We have closed it ourselves.
+    }
+  }
+
   #open(name: string, direction: "read" | "write"): Socket {
     const path = join(this.#directory, name);
     loadNative().makeFifo(path, 0o600);
@@ -104,27 +150,6 @@ export class ProcessIo implements Disposable {
       // Reported by whoever reads or writes.
     });
     return stream;
-  }
-}
-
-/** Copies to every sink, as fast as the slowest one takes it; a sink that fails gets nothing more. */
-async function pump(source: Socket, sinks: readonly Sink[], onBroken: (error: Error) => void): Promise<void> {
-  const working = new Set(sinks);
-  const [own] = sinks;
-  try {
-    for await (const chunk of source) {
-      const writes = [...working].map(async (sink) => {
-        try {
-          await sink.write(chunk as Uint8Array);
-        } catch (error) {
-          working.delete(sink);
-          if (sink === own) onBroken(asError(error));
-        }
-      });
-      await Promise.all(writes);
-    }
-  } catch {
-    // We have closed it ourselves.
   }
 }
 

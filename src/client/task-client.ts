@@ -1,11 +1,13 @@
 import { ignoreCode, RuntimeError } from "../base/errors.ts";
 import { type Int64, toBigInt } from "../gen/int64.ts";
 import type { ExitStatus, Mount, Stdio } from "../sandbox/model.ts";
+import { shimMethods, shimServiceName } from "../shim/shim-api.ts";
 import { taskMethods, taskServiceNames } from "../shim/task-api.ts";
 import { TtrpcClient } from "../ttrpc/client.ts";
 
 const [service] = taskServiceNames;
 const processSpecType = "types.containerd.io/opencontainers/runtime-spec/1/Process";
+const resourcesType = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
 
 // A live daemon accepts and answers these from memory; containerd allows 2 s for them too.
 const connectTimeoutMs = 2_000;
@@ -84,6 +86,54 @@ export class TaskClient implements AsyncDisposable {
   async kill(execId: string, signal: number, options: { all?: boolean } = {}): Promise<void> {
     const request = { ...this.#process(execId), signal, all: options.all ?? false };
     await this.#client.call(service, taskMethods.kill, request, { timeoutMs: controlTimeoutMs });
+  }
+
+  /**
+   * Ties the process to this connection: when we end before it does, the daemon kills it. Resolves when it has ended.
+   *
+   * @throws unavailable  the daemon died
+   */
+  async hold(execId: string): Promise<void> {
+    const request = { containerId: this.#containerId, execId };
+    await this.#client.call(shimServiceName, shimMethods.hold, request);
+  }
+
+  /** @throws failed_precondition unless it runs */
+  async pause(): Promise<void> {
+    await this.#client.call(
+      service,
+      taskMethods.pause,
+      { id: this.#containerId },
+      { timeoutMs: controlTimeoutMs },
+    );
+  }
+
+  /** @throws failed_precondition unless it is paused */
+  async resume(): Promise<void> {
+    await this.#client.call(
+      service,
+      taskMethods.resume,
+      { id: this.#containerId },
+      { timeoutMs: controlTimeoutMs },
+    );
+  }
+
+  /** Sets what `resources` (OCI `LinuxResources`) has. @throws resource_exhausted, failed_precondition */
+  async update(resources: object): Promise<void> {
+    const value = Buffer.from(JSON.stringify(resources));
+    const request = { id: this.#containerId, resources: { type_url: resourcesType, value } };
+    await this.#client.call(service, taskMethods.update, request, { timeoutMs: controlTimeoutMs });
+  }
+
+  /** The statistics as the daemon sends them: a cgroup message of the host's version. */
+  async stats(): Promise<{ readonly type: string; readonly value: Uint8Array }> {
+    const { stats } = await this.#client.call(
+      service,
+      taskMethods.stats,
+      { id: this.#containerId },
+      { timeoutMs: controlTimeoutMs },
+    );
+    return { type: stats?.type_url ?? "", value: stats?.value ?? new Uint8Array() };
   }
 
   async resize(execId: string, size: { readonly columns: number; readonly rows: number }): Promise<void> {

@@ -238,6 +238,120 @@ export namespace caisson {
                 /** Shape of a RemoveResponse. */
                 type $Shape = caisson.shim.v1.RemoveResponse.$Properties;
             }
+
+            /**
+             * Properties of a HoldRequest.
+             * @deprecated Use caisson.shim.v1.HoldRequest.$Properties instead.
+             */
+            interface IHoldRequest extends caisson.shim.v1.HoldRequest.$Properties {
+            }
+
+            /** Represents a HoldRequest. */
+            class HoldRequest {
+
+                /**
+                 * Constructs a new HoldRequest.
+                 * @param [properties] Properties to set
+                 */
+                constructor(properties?: caisson.shim.v1.HoldRequest.$Properties);
+
+                /** Unknown fields preserved while decoding when enabled */
+                $unknowns?: Uint8Array[];
+
+                /** HoldRequest containerId. */
+                containerId: string;
+
+                /** HoldRequest execId. */
+                execId: string;
+
+                /**
+                 * Encodes the specified HoldRequest message. Does not implicitly {@link caisson.shim.v1.HoldRequest.verify|verify} messages.
+                 * @param message HoldRequest message or plain object to encode
+                 * @param [writer] Writer to encode to
+                 * @returns Writer
+                 */
+                static encode(message: caisson.shim.v1.HoldRequest.$Properties, writer?: $protobuf.Writer): $protobuf.Writer;
+
+                /**
+                 * Decodes a HoldRequest message from the specified reader or buffer.
+                 * @param reader Reader or buffer to decode from
+                 * @param [length] Message length if known beforehand
+                 * @returns {caisson.shim.v1.HoldRequest & caisson.shim.v1.HoldRequest.$Shape} HoldRequest
+                 * @throws {Error} If the payload is not a reader or valid buffer
+                 * @throws {$protobuf.util.ProtocolError} If required fields are missing
+                 */
+                static decode(reader: ($protobuf.Reader|Uint8Array), length?: number): caisson.shim.v1.HoldRequest & caisson.shim.v1.HoldRequest.$Shape;
+            }
+
+            namespace HoldRequest {
+
+                /** Properties of a HoldRequest. */
+                interface $Properties {
+
+                    /** HoldRequest containerId */
+                    containerId?: (string|null);
+
+                    /** HoldRequest execId */
+                    execId?: (string|null);
+
+                    /** Unknown fields preserved while decoding when enabled */
+                    $unknowns?: Uint8Array[];
+                }
+
+                /** Shape of a HoldRequest. */
+                type $Shape = caisson.shim.v1.HoldRequest.$Properties;
+            }
+
+            /**
+             * Properties of a HoldResponse.
+             * @deprecated Use caisson.shim.v1.HoldResponse.$Properties instead.
+             */
+            interface IHoldResponse extends caisson.shim.v1.HoldResponse.$Properties {
+            }
+
+            /** Represents a HoldResponse. */
+            class HoldResponse {
+
+                /**
+                 * Constructs a new HoldResponse.
+                 * @param [properties] Properties to set
+                 */
+                constructor(properties?: caisson.shim.v1.HoldResponse.$Properties);
+
+                /** Unknown fields preserved while decoding when enabled */
+                $unknowns?: Uint8Array[];
+
+                /**
+                 * Encodes the specified HoldResponse message. Does not implicitly {@link caisson.shim.v1.HoldResponse.verify|verify} messages.
+                 * @param message HoldResponse message or plain object to encode
+                 * @param [writer] Writer to encode to
+                 * @returns Writer
+                 */
+                static encode(message: caisson.shim.v1.HoldResponse.$Properties, writer?: $protobuf.Writer): $protobuf.Writer;
+
+                /**
+                 * Decodes a HoldResponse message from the specified reader or buffer.
+                 * @param reader Reader or buffer to decode from
+                 * @param [length] Message length if known beforehand
+                 * @returns {caisson.shim.v1.HoldResponse & caisson.shim.v1.HoldResponse.$Shape} HoldResponse
+                 * @throws {Error} If the payload is not a reader or valid buffer
+                 * @throws {$protobuf.util.ProtocolError} If required fields are missing
+                 */
+                static decode(reader: ($protobuf.Reader|Uint8Array), length?: number): caisson.shim.v1.HoldResponse & caisson.shim.v1.HoldResponse.$Shape;
+            }
+
+            namespace HoldResponse {
+
+                /** Properties of a HoldResponse. */
+                interface $Properties {
+
+                    /** Unknown fields preserved while decoding when enabled */
+                    $unknowns?: Uint8Array[];
+                }
+
+                /** Shape of a HoldResponse. */
+                type $Shape = caisson.shim.v1.HoldResponse.$Properties;
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 import { Socket } from "node:net";
 import { codeOf, describe } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
+import { loadNative } from "../base/native.ts";
 import { within } from "../base/scope.ts";
 import { TtrpcServer } from "../ttrpc/server.ts";
 import { bindService } from "../ttrpc/service.ts";
@@ -39,6 +40,8 @@ export async function runDaemon(parts: ShimParts): Promise<void> {
   try {
     // The first bundle may be gone long before the daemon is.
     process.chdir("/");
+    // What containerd or a user's shell left open in us is not for the VM and its helpers.
+    loadNative().closeOnExecFrom(handshakeFd);
     const { log, server, openMetrics } = await assemble(request, parts);
     const isBound = await bindSocket(server, request.socketPath);
     handshake.send({ tag: isBound ? "ready" : "taken" } satisfies DaemonReply);
@@ -114,7 +117,7 @@ async function assemble(
   const server = new TtrpcServer({
     services: [
       ...taskServiceNames.map((name) => bindService(name, taskMethods, tasks)),
-      bindService(shimServiceName, shimMethods, shimService(life)),
+      bindService(shimServiceName, shimMethods, shimService(life, sandbox)),
     ],
     onInternalError: (error) =>
       log.error({ stack: error instanceof Error ? error.stack : "" }, describe(error)),

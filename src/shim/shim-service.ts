@@ -1,10 +1,15 @@
+import { ignoreCode } from "../base/errors.ts";
 import { checkId } from "../base/ids.ts";
+import { abortable } from "../base/scope.ts";
+import type { Sandbox } from "../sandbox/model.ts";
 import type { Handlers } from "../ttrpc/method.ts";
 import type { Life } from "./life.ts";
 import type { shimMethods } from "./shim-api.ts";
 
-/** What our own `start` and `delete` ask of the daemon. */
-export function shimService(life: Life): Handlers<typeof shimMethods> {
+const sigkill = 9;
+
+/** What our own programs ask of the daemon besides the task API. */
+export function shimService(life: Life, sandbox: Sandbox): Handlers<typeof shimMethods> {
   return {
     attach(request) {
       life.announce(checkId("container id", request.containerId));
@@ -13,6 +18,17 @@ export function shimService(life: Life): Handlers<typeof shimMethods> {
 
     async remove(request) {
       return { remaining: await life.remove(checkId("container id", request.containerId)) };
+    },
+
+    async hold({ containerId, execId }, { signal }) {
+      const process = sandbox.container(checkId("container id", containerId)).process(execId);
+      try {
+        await abortable(process.wait(), signal);
+      } catch {
+        // Whoever stood for it on the host is gone. One that has ended meanwhile, or was never started, needs nothing.
+        await process.kill(sigkill, true).catch(ignoreCode("not_found", "failed_precondition"));
+      }
+      return {};
     },
   };
 }

@@ -1,0 +1,28 @@
+//! The end of the own process.
+
+use napi_derive::napi;
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, setrlimit};
+
+use crate::error::{Result, failed};
+
+/// Ends this process by a signal, so that its parent sees that signal; without a core dump, which would be ours and
+/// not that of the process we stand for. Returns only for a signal that does not end a process.
+#[napi]
+pub fn die_of(signal: i32) -> Result<()> {
+    // Without it the core is dumped; everything else goes its way.
+    let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+    // SAFETY: all zeroes is a signal set, sigemptyset makes it a defined one, and all pointers are valid.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, signal);
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, std::ptr::null_mut());
+        // SIGKILL and SIGSTOP have no action to set.
+        libc::signal(signal, libc::SIG_DFL);
+        if libc::raise(signal) != 0 {
+            return Err(failed(format_args!("raise {signal}"), Errno::last()));
+        }
+    }
+    Ok(())
+}
