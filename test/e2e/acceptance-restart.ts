@@ -9,8 +9,11 @@ import { type Line, until } from "./acceptance-lines.ts";
 
 const gapExitCode = 7;
 
-/** A task on a terminal whose client outlives containerd, as a kubelet's or Docker's does: created, not started. */
-async function createOnTerminal(containerd: Containerd, tasks: TaskClient, id: string, script: string) {
+/**
+ * A task on a terminal whose client outlives containerd, as a kubelet's or Docker's does: created, not started. It is `cat`,
+ * so each line that is typed is there twice, because a terminal echoes.
+ */
+async function createOnTerminal(containerd: Containerd, tasks: TaskClient, id: string) {
   const fifo = (name: string) => containerd.dir.join(`${id}-${name}`);
   const [stdin, stdout] = [fifo("in"), fifo("out")];
   for (const path of [stdin, stdout]) loadNative().makeFifo(path, 0o600);
@@ -26,15 +29,17 @@ async function createOnTerminal(containerd: Containerd, tasks: TaskClient, id: s
     await reader[Symbol.asyncDispose]();
   };
   try {
-    await tasks.create(id, ["sh", "-c", script], { terminal: true, stdin, stdout });
+    await tasks.create(id, ["cat"], { terminal: true, stdin, stdout });
   } catch (error) {
     await remove();
     throw error;
   }
   return {
     id,
-    text: () => text,
-    type: (line: string) => writeSync(input, `${line}\n`),
+    answers: async (line: string) => {
+      writeSync(input, `${line}\n`);
+      await until(`${id} answers "${line}"`, () => text.includes(`${line}\r\n${line}\r\n`));
+    },
     [Symbol.asyncDispose]: remove,
   };
 }
@@ -46,20 +51,19 @@ async function restartLine(containerd: Containerd): Promise<void> {
   const run = (name: string, flags: readonly string[], script: string) =>
     containerd.startTask(flags, containerd.id(name), "sh", "-c", script);
   using tasks = connectTasks(containerd);
-  const echo = "tty; while read line; do echo got $line; done";
   // It writes as fast as it can the whole time.
   await using load = await run(
     "load",
     ["--log-uri", `file://${log}`],
     "i=0; while :; do echo $i; i=$((i+1)); done",
   );
-  await using tty = await createOnTerminal(containerd, tasks, containerd.id("tty"), echo);
-  await using created = await createOnTerminal(containerd, tasks, containerd.id("created"), echo);
+  await using tty = await createOnTerminal(containerd, tasks, containerd.id("tty"));
+  await using created = await createOnTerminal(containerd, tasks, containerd.id("created"));
   await using paused = await run("paused", [], "sleep 3600");
   await using gap = await run("gap", [], `trap 'exit ${gapExitCode}' TERM; while :; do sleep 0.1; done`);
   await using stopped = await run("stopped", [], "exit 3");
   await tasks.start(tty.id);
-  await until("the terminal is there", () => tty.text().includes("/dev/pts/"));
+  await tty.answers("before");
   await containerd.ctrOk(["task", "pause", paused.id]);
   await until("the short task has ended", async () => (await statusOf(containerd, stopped.id)) === "STOPPED");
   const all = [load.id, tty.id, created.id, paused.id, gap.id, stopped.id];
@@ -69,8 +73,7 @@ async function restartLine(containerd: Containerd): Promise<void> {
   await endInGap(containerd, gap.id);
   const sizeInGap = statSync(log).size;
   await until("the load goes on in the gap", () => statSync(log).size > sizeInGap + 1000);
-  tty.type("in the gap");
-  await until("the terminal goes on in the gap", () => tty.text().includes("got in the gap"));
+  await tty.answers("in the gap");
   const logStart = statSync(containerd.dir.join("containerd.log")).size;
   await containerd.restart();
   const containerdLog = () => readFileSync(containerd.dir.join("containerd.log"), "utf8").slice(logStart);
@@ -89,10 +92,7 @@ async function restartLine(containerd: Containerd): Promise<void> {
   expect(await statusOf(containerd, paused.id)).toBe("RUNNING");
   using again = connectTasks(containerd);
   await again.start(created.id);
-  for (const { type, text } of [tty, created]) {
-    type("after it");
-    await until("the terminal answers", () => text().includes("got after it"));
-  }
+  for (const terminal of [tty, created]) await terminal.answers("after it");
   await containerd.ctrOk(["task", "kill", "--signal", "SIGKILL", load.id]);
   await until("the load has ended", async () => (await statusOf(containerd, load.id)) === "STOPPED");
   expectCounted(readFileSync(log, "utf8"));
