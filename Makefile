@@ -21,6 +21,12 @@ test: build ## checks and the essential tests of every suite
 test-all: build ## checks and all tests
 	@scripts/test all
 
+fuzz: build ## feed all readers of foreign bytes what nobody would send: CAISSON_FUZZ_MINUTES each
+	@scripts/fuzz long
+
+test-faults: build ## the fault matrix: kill, stop and remove what a sandbox is made of
+	@scripts/test-faults
+
 check: ## formatting, types, lint, layers, clippy
 	@scripts/check
 
@@ -51,4 +57,4 @@ install: build ## install below $(DESTDIR)$(PREFIX)
 clean: ## remove build/; the cache stays
 	@scripts/clean
 
-.PHONY: help run build test test-all check fix gen bench agent native guest kernel install clean
+.PHONY: help run build test test-all fuzz check fix gen bench agent native guest kernel install clean
