@@ -23,7 +23,7 @@ import { createNetns, removeNetns } from "../network/netns.ts";
 import { attachNetwork, type NetworkNic } from "../network/network.ts";
 import type { Spec } from "../oci/spec.ts";
 import { shareTag } from "../storage/shared-dir.ts";
-import { startVirtiofsd } from "../storage/virtiofsd.ts";
+import { startVirtiofsd, type Virtiofsd } from "../storage/virtiofsd.ts";
 import { findGuestFiles } from "./guest-files.ts";
 import type { HostState } from "./host-state.ts";
 import type { OpenGuestStream } from "./io.ts";
@@ -125,6 +125,9 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
   cleanup.defer("VM", () => vm[Symbol.asyncDispose]());
   await network.closeTaps();
   const vmStartedMs = performance.now();
+  // QEMU has its answers by now, so there is somebody who gave them.
+  const worker = virtiofsd.worker();
+  if (worker !== undefined) journal.add({ kind: "process", name: "virtiofsd worker", identity: worker });
   const ended = Promise.race([
     vm.exited.then(({ reason }) => reason),
     virtiofsd.exited.then(() => virtiofsd.lastWords()),
@@ -232,7 +235,7 @@ async function serveShare(
   user: { uid: number; gid: number },
   socketPath: string,
   parts: Cleanup,
-): Promise<Daemon> {
+): Promise<Virtiofsd> {
   const { paths, shared, journal } = request.host;
   const virtiofsd = await startVirtiofsd({
     program: request.config.virtiofsdPath,

@@ -1,8 +1,9 @@
-import { closeSync, existsSync } from "node:fs";
+import { closeSync, existsSync, readFileSync } from "node:fs";
 import { chown } from "node:fs/promises";
 import { type Daemon, startDaemon } from "../base/daemon.ts";
 import { RuntimeError } from "../base/errors.ts";
 import { loadNative } from "../base/native.ts";
+import { identify, type ProcessIdentity, signalProcess } from "../base/processes.ts";
 
 export interface VirtiofsdSpec {
   readonly program: string;
@@ -34,6 +35,15 @@ const capabilities = [
   "sys_admin",
 ];
 
+/**
+ * virtiofsd as a daemon of ours. It serves from a child, the worker, which ends by itself when QEMU hangs up. A worker that
+ * hangs does not, and neither the SIGKILL of its parent nor its parent-death signal (SIGTERM) ends it.
+ */
+export interface Virtiofsd extends Daemon {
+  /** The child, once there is one: for the journal, because after the parent's death nobody could tell whose it was. */
+  worker(): ProcessIdentity | undefined;
+}
+
 /** The argv of virtiofsd for one shared directory, which listens on the socket that it inherits as fd 3. */
 export function planVirtiofsd(spec: VirtiofsdSpec): string[] {
   return [
@@ -59,7 +69,7 @@ export function planVirtiofsd(spec: VirtiofsdSpec): string[] {
  * @throws not_found    the program is not there
  * @throws unavailable  it cannot be executed
  */
-export async function startVirtiofsd(spec: VirtiofsdSpec): Promise<Daemon> {
+export async function startVirtiofsd(spec: VirtiofsdSpec): Promise<Virtiofsd> {
   if (!existsSync(spec.program)) {
     throw new RuntimeError(
       "not_found",
@@ -69,14 +79,47 @@ export async function startVirtiofsd(spec: VirtiofsdSpec): Promise<Daemon> {
   const listener = loadNative().listenUnix(spec.socketPath);
   try {
     await chown(spec.socketPath, spec.user.uid, spec.user.gid);
-    return await startDaemon({
+    const parent = await startDaemon({
       name: "virtiofsd",
       argv: planVirtiofsd(spec),
       privileges: { capabilities },
       cwd: spec.directory,
       fds: [listener],
     });
+    return withWorker(parent);
   } finally {
     closeSync(listener);
+  }
+}
+
+function withWorker(parent: Daemon): Virtiofsd {
+  let known: ProcessIdentity | undefined;
+  const worker = () => {
+    known ??= childOf(parent.identity.pid);
+    return known;
+  };
+  const stop = async (graceMs: number) => {
+    const child = worker();
+    await parent.stop(graceMs);
+    if (child !== undefined) signalProcess(child, "SIGKILL");
+  };
+  return {
+    ...parent,
+    get hasExited() {
+      return parent.hasExited;
+    },
+    worker,
+    stop,
+    [Symbol.asyncDispose]: () => stop(0),
+  };
+}
+
+function childOf(pid: number): ProcessIdentity | undefined {
+  try {
+    const [child = ""] = readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").trim().split(" ");
+    return child === "" ? undefined : identify(Number(child));
+  } catch {
+    // It has ended.
+    return undefined;
   }
 }
