@@ -1,6 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { closeSync, openSync } from "node:fs";
 import { chown, mkdir } from "node:fs/promises";
+import { setTimeout as sleep } from "node:timers/promises";
 
 import { Agent, type AgentEvents, type GuestReport } from "../agent-client/agent.ts";
 import { guestShareDirectory } from "../agent-client/guest-spec.ts";
@@ -33,6 +34,8 @@ import type { Timeline } from "./timeline.ts";
 
 const virtiofsSocketName = "virtiofs.sock";
 const consoleLinesShown = 8;
+/** How long the end of QEMU may take to be noticed after that of a helper that served it. */
+const vmmEndNoticeMs = 1_000;
 
 export interface VmRequest {
   readonly namespace: string;
@@ -128,10 +131,7 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
   // QEMU has its answers by now, so there is somebody who gave them.
   const worker = virtiofsd.worker();
   if (worker !== undefined) journal.add({ kind: "process", name: "virtiofsd worker", identity: worker });
-  const ended = Promise.race([
-    vm.exited.then(({ reason }) => reason),
-    virtiofsd.exited.then(() => virtiofsd.lastWords()),
-  ]);
+  const ended = Promise.race([vm.exited.then(({ reason }) => reason), endOf(virtiofsd)]);
 
   try {
     const streamToken = randomBytes(16);
@@ -279,8 +279,18 @@ function configureGuest(
 /** Aborts when a helper ends that the VM cannot boot without. */
 function abortWith(daemon: Daemon): AbortSignal {
   const controller = new AbortController();
-  void daemon.exited.then(() => controller.abort(new RuntimeError("unavailable", daemon.lastWords())));
+  void endOf(daemon).then((words) => controller.abort(new RuntimeError("unavailable", words)));
   return controller.signal;
+}
+
+/**
+ * Resolves with a helper's last words. One that ends with success does so because QEMU hung up: then QEMU's end is the
+ * news, which is given the time to arrive.
+ */
+async function endOf(daemon: Daemon): Promise<string> {
+  const { exitCode } = await daemon.exited;
+  if (exitCode === 0) await sleep(vmmEndNoticeMs, undefined, { ref: false });
+  return daemon.lastWords();
 }
 
 /** Resolves with `work`, or rejects as soon as the VM or a helper of it has ended. */
