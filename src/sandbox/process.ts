@@ -8,6 +8,8 @@ import { transition } from "./process-state.ts";
 const sigkill = 9;
 /** A guest that does not take a SIGKILL within this time is hung; then its VM is killed. */
 const killTimeoutMs = 4_000;
+/** An init that took a SIGKILL and has not ended by then waits in the guest's kernel for what does not come. */
+const endTimeoutMs = 5_000;
 
 export interface ProcessOptions {
   readonly containerId: string;
@@ -33,6 +35,7 @@ export class GuestProcess implements Process {
   #io: ProcessIo | undefined;
   #starting: Promise<unknown> = Promise.resolve();
   #finishing = false;
+  #overdue: NodeJS.Timeout | undefined;
 
   constructor(options: ProcessOptions) {
     this.#options = options;
@@ -117,6 +120,7 @@ export class GuestProcess implements Process {
     using limit = scope(undefined, killTimeoutMs, `the SIGKILL of ${this.#name}`);
     try {
       await this.#options.agent.signalProcess({ ...this.#address, signal, all }, limit.signal);
+      this.#expectEnd();
     } catch (error) {
       const code = codeOf(error);
       if (code !== "deadline_exceeded" && code !== "unavailable") throw error;
@@ -128,6 +132,7 @@ export class GuestProcess implements Process {
   async finish(exitCode: number): Promise<ExitStatus> {
     if (this.#finishing) return this.#exit.promise;
     this.#finishing = true;
+    clearTimeout(this.#overdue);
     const exit: ExitStatus = { exitCode, exitedAt: new Date() };
     await this.#starting;
     this.#io?.endStdin();
@@ -154,6 +159,12 @@ export class GuestProcess implements Process {
   closeIo(): void {
     this.#io?.close();
     this.#io = undefined;
+  }
+
+  /** A hung file system keeps even a killed process; an exec's goes with its container, a container's with the VM. */
+  #expectEnd(): void {
+    if (this.execId !== "" || this.#finishing) return;
+    this.#overdue ??= setTimeout(() => this.#options.killVm(), endTimeoutMs).unref();
   }
 
   get #address() {

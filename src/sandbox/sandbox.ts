@@ -266,12 +266,14 @@ class VmSandbox implements Sandbox {
       this.#options.observer?.onVmLost();
       this.#options.log.error({ reason }, "the VM has ended");
     }
-    const exitCode = this.#killRequested ? killedExitCode : lostExitCode;
+    // Who closes a sandbox with processes in it has asked for their end as well.
+    const exitCode = this.#killRequested || isExpected ? killedExitCode : lostExitCode;
     for (const container of this.#containers.values()) void container.onVmExit(exitCode);
   }
 
   #killVm(vm: SandboxVm): void {
     this.#killRequested = true;
+    this.#options.log.warn("a SIGKILL has no effect in the guest: its VM is killed");
     void vm.vm.stop({ graceMs: 0 });
   }
 
