@@ -61,6 +61,7 @@ export class GuestContainer implements Container {
   readonly #changes = new Mutex();
   #initExit: Promise<void> | undefined;
   #lastStats: ContainerStats | undefined;
+  #isReleased = false;
 
   constructor(options: ContainerOptions) {
     this.id = options.id;
@@ -263,11 +264,15 @@ export class GuestContainer implements Container {
     return { exit, pid: process.pid };
   }
 
+  /** Can be repeated after a failure of the release; what was done by then is not done again. */
   async #deleteInit(): ReturnType<Container["delete"]> {
+    if (this.#isReleased)
+      throw new RuntimeError("not_found", `Cannot delete container "${this.id}": it is gone`);
     if (this.init.state.tag === "created") await this.#abandon();
     const exit = await this.init.markDeleted();
     for (const process of this.#execs.values()) process.closeIo();
     await this.#options.release();
+    this.#isReleased = true;
     await this.#tolerate("poststop", this.#options.hooks.afterDelete());
     this.#options.emit({ type: "delete", container: this, exit });
     return { exit, pid: this.init.pid };

@@ -142,9 +142,10 @@ export class GuestProcess implements Process {
     return exit;
   }
 
-  /** Forgets it, with whatever output is left. @throws failed_precondition while it runs */
+  /** Forgets it, with whatever output is left; a second time it only says how it ended. @throws failed_precondition while it runs */
   async markDeleted(): Promise<ExitStatus> {
     const state = this.#state;
+    if (state.tag === "deleted") return state.exit;
     if (state.tag !== "stopped" && state.tag !== "created") throw this.#wrongState("delete");
     const exit = state.tag === "stopped" ? state.exit : { exitCode: 0, exitedAt: new Date() };
     this.#state = transition(state, { tag: "deleted", exit });

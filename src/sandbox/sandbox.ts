@@ -68,6 +68,8 @@ class VmSandbox implements Sandbox {
   #pid = 0;
   #lostReason: string | undefined;
   #killRequested = false;
+  /** A close that failed left something on the host; the next one tries again. */
+  #isLeft = false;
   #closing: Promise<void> | undefined;
 
   constructor(options: SandboxOptions) {
@@ -302,8 +304,10 @@ class VmSandbox implements Sandbox {
     const booted = await this.#booted?.catch(() => undefined);
     const host = await this.#host?.catch(() => undefined);
     if (booted !== undefined) {
-      await this.#powerOff(booted.vm);
-      await booted.vm[Symbol.asyncDispose]();
+      await this.#endVm(booted.vm).catch((error: unknown) => {
+        // What it holds is in the journal: the removal below has the last word on it.
+        this.#options.log.warn({ error: describe(error) }, "cannot end the VM in order");
+      });
       await booted.vm.lost;
     }
     host?.journal[Symbol.dispose]();
@@ -311,8 +315,18 @@ class VmSandbox implements Sandbox {
     this.#host = undefined;
     this.#lostReason = undefined;
     this.#killRequested = false;
-    if (host !== undefined)
-      await removeSandbox({ stateDirectory: config.stateDirectory, namespace, sandboxId });
+    if (host === undefined && !this.#isLeft) return;
+    this.#isLeft = true;
+    await removeSandbox({ stateDirectory: config.stateDirectory, namespace, sandboxId });
+    this.#isLeft = false;
+  }
+
+  async #endVm(vm: SandboxVm): Promise<void> {
+    try {
+      await this.#powerOff(vm);
+    } finally {
+      await vm[Symbol.asyncDispose]();
+    }
   }
 
   /** Lets the guest write back what it has; a VM that is gone or hung is simply killed by the caller. */
