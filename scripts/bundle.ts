@@ -13,14 +13,15 @@ interface Executable {
   readonly nodeOptions: readonly string[];
 }
 
-const commonOptions = ["--no-warnings", "--disable-proto=delete", "--disable-sigusr1"];
+const commonOptions = ["--no-warnings", "--disable-proto=delete"];
 
 const executables: readonly Executable[] = [
   {
     name: "containerd-shim-caisson-v2",
     entry: "src/shim/main.ts",
-    nodeOptions: [...commonOptions, "--max-semi-space-size=1", "--max-old-space-size=256"],
+    nodeOptions: [...commonOptions, "--disable-sigusr1", "--max-semi-space-size=1", "--max-old-space-size=256"],
   },
+  // Not for this one: the flag blocks SIGUSR1, which belongs to the container.
   { name: "caisson", entry: "src/cli/main.ts", nodeOptions: commonOptions },
 ];
 
