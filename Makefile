@@ -57,4 +57,4 @@ install: build ## install below $(DESTDIR)$(PREFIX)
 clean: ## remove build/; the cache stays
 	@scripts/clean
 
-.PHONY: help run build test test-all fuzz check fix gen bench agent native guest kernel install clean
+.PHONY: help run build test test-all fuzz test-faults check fix gen bench agent native guest kernel install clean
