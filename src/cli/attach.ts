@@ -3,7 +3,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { errnoOf, RuntimeError } from "../base/errors.ts";
 import type { ExitStatus } from "../sandbox/model.ts";
 import type { ProcessIo } from "../client/process-io.ts";
-import type { SignalRelay } from "./signal-relay.ts";
+import type { SignalRelay } from "../client/signal-relay.ts";
 import type { TaskClient } from "../client/task-client.ts";
 import { enterRawMode, followWindowSize } from "./terminal.ts";
 

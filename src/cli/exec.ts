@@ -8,7 +8,7 @@ import { type Host, requireRoot } from "./host.ts";
 import { property } from "./image-config.ts";
 import { probe } from "./liveness.ts";
 import { ProcessIo } from "../client/process-io.ts";
-import { SignalRelay } from "./signal-relay.ts";
+import { SignalRelay } from "../client/signal-relay.ts";
 import { mergeEnvironment, type ProcessSpec } from "./spec.ts";
 import { checkTerminal } from "./terminal.ts";
 import { resolveUser } from "./users.ts";

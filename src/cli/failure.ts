@@ -1,4 +1,5 @@
 import { describe, RuntimeError } from "../base/errors.ts";
+import { Interruption } from "../client/signal-relay.ts";
 
 /** Exit codes as Docker has them. */
 export const exitCodes = {
@@ -17,16 +18,6 @@ class CommandError extends RuntimeError {
   constructor(exitCode: number, message: string, cause: RuntimeError) {
     super(cause.code, message, { cause });
     this.exitCode = exitCode;
-  }
-}
-
-/** Ended by a signal before there was a container to pass it to. */
-export class Interruption extends RuntimeError {
-  readonly signal: number;
-
-  constructor(name: string, signal: number) {
-    super("canceled", `Interrupted by ${name}`);
-    this.signal = signal;
   }
 }
 

@@ -4,7 +4,7 @@ import { errnoOf, RuntimeError } from "../base/errors.ts";
 import { ignore } from "../base/files.ts";
 import { type Host, requireRoot } from "./host.ts";
 import { keeperGone } from "./keeper.ts";
-import { SignalRelay } from "./signal-relay.ts";
+import { SignalRelay } from "../client/signal-relay.ts";
 import { openStandardSink } from "../client/sinks.ts";
 
 const chunkBytes = 64 * 1024;

@@ -14,7 +14,7 @@ import { commandFailure } from "./failure.ts";
 import { type Host, namespace, requireRoot } from "./host.ts";
 import { openImage } from "./image-store.ts";
 import { ProcessIo } from "../client/process-io.ts";
-import { SignalRelay } from "./signal-relay.ts";
+import { SignalRelay } from "../client/signal-relay.ts";
 import { fileSink } from "../client/sinks.ts";
 import { endTask, settle } from "./task-end.ts";
 import { checkTerminal } from "./terminal.ts";

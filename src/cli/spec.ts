@@ -8,7 +8,7 @@ import {
   defaultRlimits,
   maskedPaths,
   readonlyPaths,
-} from "./spec-defaults.ts";
+} from "../client/spec-defaults.ts";
 import type { ContainerUser } from "./users.ts";
 
 export interface SpecRequest {

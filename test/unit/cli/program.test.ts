@@ -1,7 +1,8 @@
 import { CommanderError } from "commander";
 import { describe, expect, test } from "vitest";
 import { RuntimeError } from "../../../src/base/errors.ts";
-import { commandFailure, exitCodeOf, Interruption, report } from "../../../src/cli/failure.ts";
+import { commandFailure, exitCodeOf, report } from "../../../src/cli/failure.ts";
+import { Interruption } from "../../../src/client/signal-relay.ts";
 import { parseArguments } from "../../../src/cli/program.ts";
 
 const parse = (...args: string[]) => parseArguments(args, { write: () => {} });

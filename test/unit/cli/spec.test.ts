@@ -7,7 +7,7 @@ import {
   defaultMounts,
   maskedPaths,
   readonlyPaths,
-} from "../../../src/cli/spec-defaults.ts";
+} from "../../../src/client/spec-defaults.ts";
 
 const path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 

@@ -1,5 +1,15 @@
 import { constants } from "node:os";
-import { Interruption } from "./failure.ts";
+import { RuntimeError } from "../base/errors.ts";
+
+/** Ended by a signal before there was a container to pass it to. */
+export class Interruption extends RuntimeError {
+  readonly signal: number;
+
+  constructor(name: string, signal: number) {
+    super("canceled", `Interrupted by ${name}`);
+    this.signal = signal;
+  }
+}
 
 type Deliver = (signal: number) => Promise<void>;
 

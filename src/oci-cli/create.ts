@@ -1,0 +1,199 @@
+import { mkdir, rename, writeFile } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
+import { Cleanup } from "../base/cleanup.ts";
+import { RuntimeError } from "../base/errors.ts";
+import { writeFileAtomic } from "../base/files.ts";
+import { identify } from "../base/processes.ts";
+import { abortable } from "../base/scope.ts";
+import { formatConfig } from "../client/settings.ts";
+import { deleteShim, startShim } from "../client/shim-program.ts";
+import { SignalRelay } from "../client/signal-relay.ts";
+import { TaskClient } from "../client/task-client.ts";
+import { type Bundle, openBundle } from "./bundle.ts";
+import { endContainer } from "./delete.ts";
+import { type Host, requireRoot, shimOf } from "./host.ts";
+import { processFailure } from "./process-failure.ts";
+import type { ProcessProxy, TerminalKind } from "./proxy.ts";
+import { openProxy, type ProxyRequest, spawnProxy } from "./proxy-process.ts";
+import type { ContainerPaths, ContainerRecord } from "./store.ts";
+import { terminalKind } from "./terminal-kind.ts";
+
+export interface CreateOptions {
+  readonly id: string;
+  readonly bundle: string | undefined;
+  readonly consoleSocket: string | undefined;
+  readonly pidFile: string | undefined;
+  readonly preserveFds: number;
+}
+
+export interface RunOptions extends CreateOptions {
+  readonly detached: boolean;
+  /** Leave the container there when it has ended. */
+  readonly keep: boolean;
+}
+
+/** `create`: the container is ready to be started, and a proxy of its own stands for it. */
+export async function create(host: Host, options: CreateOptions): Promise<number> {
+  using relay = new SignalRelay();
+  await using cleanup = new Cleanup();
+  const prepared = await prepare(host, options, { isDetached: true, cleanup });
+  await createDetached(host, options, prepared, relay.aborted);
+  cleanup.move();
+  return 0;
+}
+
+/** `run`. In the foreground this process itself is the proxy, and the container goes when it ends. */
+export async function run(host: Host, options: RunOptions): Promise<number> {
+  using relay = new SignalRelay();
+  await using cleanup = new Cleanup();
+  const prepared = await prepare(host, options, { isDetached: options.detached, cleanup });
+  if (options.detached) {
+    const address = await createDetached(host, options, prepared, relay.aborted);
+    await using client = await TaskClient.connect(address, prepared.sandboxId);
+    await started(client, prepared);
+    cleanup.move();
+    return 0;
+  }
+  const client = await connect(host, prepared, relay.aborted);
+  cleanup.defer("the connection to the daemon", () => client.connected[Symbol.asyncDispose]());
+  const proxy = await createHere(client, prepared, relay);
+  cleanup.defer("the stdio", () => proxy[Symbol.dispose]());
+  const own = identify(process.pid) ?? { pid: process.pid, startTicks: "" };
+  await note(host, options, prepared, { address: client.address, proxy: own });
+  await started(client.connected, prepared);
+  const exitCode = await proxy.ended();
+  relay.stopForwarding();
+  proxy[Symbol.dispose]();
+  // From here on it has run: what fails now is reported, not undone.
+  cleanup.move();
+  if (!options.keep) await endContainer(host, options.id, client.connected);
+  return exitCode;
+}
+
+interface Prepared {
+  readonly id: string;
+  readonly sandboxId: string;
+  readonly bundle: Bundle;
+  readonly paths: ContainerPaths;
+  readonly terminal: TerminalKind;
+  readonly command: string;
+}
+
+/** Everything up to the daemon: what cannot be done is said before anything is made. */
+async function prepare(
+  host: Host,
+  options: CreateOptions,
+  { isDetached, cleanup }: { readonly isDetached: boolean; readonly cleanup: Cleanup },
+): Promise<Prepared> {
+  const { id } = options;
+  refuseWhatCannotCross(host, options);
+  requireRoot();
+  host.containers.paths(id);
+  const bundle = await openBundle(options.bundle);
+  const { process: wanted } = bundle.spec;
+  const terminal = terminalKind({
+    terminal: wanted?.terminal ?? false,
+    consoleSocket: options.consoleSocket,
+    detached: isDetached,
+  });
+  const paths = await host.containers.claim(id);
+  cleanup.defer(`container "${id}"`, () => host.containers.remove(id));
+  await writeFileAtomic(paths.config, formatConfig(host.config));
+  for (const directory of [paths.shim, paths.execs]) await mkdir(directory, { mode: 0o700 });
+  cleanup.defer("the daemon", () => deleteShim(shimOf(host, id)));
+  const { sandboxId } = host.containers.sandboxName(id);
+  return { id, sandboxId, bundle, paths, terminal, command: wanted?.args?.[0] ?? "" };
+}
+
+/** @throws unimplemented */
+function refuseWhatCannotCross({ environment }: Host, { preserveFds }: CreateOptions): void {
+  const refuse = (what: string) =>
+    new RuntimeError("unimplemented", `${what}: open files of the host cannot be handed into a VM`);
+  if (preserveFds > 0) throw refuse(`--preserve-fds ${preserveFds} is not supported`);
+  const { LISTEN_FDS: listenFds, NOTIFY_SOCKET: notifySocket } = environment;
+  if (listenFds !== undefined && Number(listenFds) > 0)
+    throw refuse("socket activation (LISTEN_FDS) is not supported");
+  if (notifySocket !== undefined && notifySocket !== "") {
+    throw new RuntimeError(
+      "unimplemented",
+      "sd_notify (NOTIFY_SOCKET) is not supported: unset it, or the readiness of the container would never be told",
+    );
+  }
+}
+
+/** Returns the daemon's address. */
+async function createDetached(
+  host: Host,
+  options: CreateOptions,
+  prepared: Prepared,
+  signal: AbortSignal,
+): Promise<string> {
+  const { id, terminal } = prepared;
+  // Node takes its time to start: both at once.
+  await using proxy = spawnProxy(host, id, terminal);
+  const address = await startShim(shimOf(host, id), { signal });
+  await abortable(proxy.open(requestOf(prepared, address)), signal).catch((error: unknown) => {
+    throw processFailure(error, prepared.command);
+  });
+  await note(host, options, prepared, { address, proxy: proxy.identity });
+  await proxy.release();
+  return address;
+}
+
+async function connect(
+  host: Host,
+  { id, sandboxId }: Prepared,
+  signal: AbortSignal,
+): Promise<{ readonly address: string; readonly connected: TaskClient }> {
+  const address = await startShim(shimOf(host, id), { signal });
+  return { address, connected: await TaskClient.connect(address, sandboxId) };
+}
+
+async function createHere(
+  { address, connected }: { readonly address: string; readonly connected: TaskClient },
+  prepared: Prepared,
+  relay: SignalRelay,
+): Promise<ProcessProxy> {
+  const opened = openProxy(connected, requestOf(prepared, address));
+  const proxy = await abortable(opened, relay.aborted).catch((error: unknown) => {
+    throw processFailure(error, prepared.command);
+  });
+  proxy.attach(relay);
+  return proxy;
+}
+
+function requestOf({ sandboxId, terminal, paths, bundle }: Prepared, address: string): ProxyRequest {
+  const process = { tag: "init", bundle: bundle.path } as const;
+  return { address, sandboxId, terminal, ioDirectory: paths.io, process };
+}
+
+async function note(
+  host: Host,
+  { id, pidFile }: CreateOptions,
+  { bundle }: Prepared,
+  where: Pick<ContainerRecord, "address" | "proxy">,
+): Promise<void> {
+  await host.containers.save({
+    id,
+    ociVersion: bundle.spec.ociVersion,
+    bundle: bundle.path,
+    rootfs: bundle.rootfs,
+    createdAt: new Date().toISOString(),
+    annotations: bundle.spec.annotations ?? {},
+    ...where,
+  });
+  if (pidFile !== undefined) await writePidFile(pidFile, where.proxy.pid);
+}
+
+/** In one step: whoever waits for the file finds the whole pid in it. */
+export async function writePidFile(path: string, pid: number): Promise<void> {
+  const unfinished = join(dirname(path), `.${basename(path)}`);
+  await writeFile(unfinished, String(pid), { mode: 0o666 });
+  await rename(unfinished, path);
+}
+
+async function started(client: TaskClient, { command }: Prepared): Promise<void> {
+  await client.start("").catch((error: unknown) => {
+    throw processFailure(error, command);
+  });
+}

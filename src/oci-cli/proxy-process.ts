@@ -1,0 +1,144 @@
+/**
+ * A process of its own that stands for a process in a guest. Whoever starts it (`create`, `run --detach`, `exec
+ * --detach`) ends before it does, and it becomes a child of the caller's sub-reaper: conmon waits for it.
+ *
+ * Over fd 3, a JSON line each: starter → proxy `ProxyRequest`; proxy → starter `ProxyReply`; starter → proxy `{}` once
+ * everything is noted. A proxy whose starter dies before that ends, and its process with it.
+ */
+import { spawn } from "node:child_process";
+import { writeFile } from "node:fs/promises";
+import { Socket } from "node:net";
+import { join } from "node:path";
+import type { Duplex } from "node:stream";
+import { type Code, codeOf, describe, RuntimeError } from "../base/errors.ts";
+import { minimalEnvironment } from "../base/exec.ts";
+import { identify, type ProcessIdentity } from "../base/processes.ts";
+import { SignalRelay } from "../client/signal-relay.ts";
+import { TaskClient } from "../client/task-client.ts";
+import { Handshake } from "../shim/handshake.ts";
+import type { Host } from "./host.ts";
+import { endLike, ProcessProxy, type TerminalKind } from "./proxy.ts";
+
+export const proxyCommand = "proxy";
+
+export interface ProxyRequest {
+  readonly address: string;
+  /** As the daemon calls it. */
+  readonly sandboxId: string;
+  readonly terminal: TerminalKind;
+  readonly ioDirectory: string;
+  readonly process:
+    | { readonly tag: "init"; readonly bundle: string }
+    /** `spec`: an OCI `Process`. It is started, too. */
+    | { readonly tag: "exec"; readonly execId: string; readonly spec: object };
+}
+
+type ProxyReply =
+  | { readonly tag: "ready" }
+  | { readonly tag: "failed"; readonly code: Code; readonly message: string };
+
+const handshakeFd = 3;
+
+/** A proxy that has not been told anything yet. Disposed before `release`, it ends. */
+export interface SpawnedProxy extends AsyncDisposable {
+  readonly identity: ProcessIdentity;
+  /** Resolves when the process is registered. @throws what the registering failed with */
+  open(request: ProxyRequest): Promise<void>;
+  /** Everything is noted: lets it live on. */
+  release(): Promise<void>;
+}
+
+/** In a session of its own, as the first process of a container has one; with our stdio unless it has a terminal. */
+export function spawnProxy(host: Host, containerId: string, terminal: TerminalKind): SpawnedProxy {
+  const [file = "", ...args] = host.ownArgv;
+  const stdio = terminal.tag === "none" ? "inherit" : "ignore";
+  const child = spawn(file, [...args, proxyCommand, containerId], {
+    cwd: "/",
+    env: minimalEnvironment,
+    stdio: [stdio, stdio, stdio, "pipe"],
+    detached: true,
+  });
+  child.on("error", () => {
+    // Its end of the handshake is closed; open() says so.
+  });
+  child.unref();
+  const handshake = new Handshake(child.stdio[handshakeFd] as Duplex);
+  let ended: Promise<void> | undefined;
+  const end = () => (ended ??= handshake.end());
+  return {
+    identity: identify(child.pid ?? 0) ?? { pid: child.pid ?? 0, startTicks: "" },
+    async open(request) {
+      handshake.send(request);
+      const reply = await handshake.receive<ProxyReply>();
+      if (reply?.tag === "ready") return;
+      if (reply === undefined)
+        throw new RuntimeError(
+          "unavailable",
+          `the proxy of container "${containerId}" ended before it served`,
+        );
+      throw new RuntimeError(reply.code, reply.message);
+    },
+    async release() {
+      handshake.send({});
+      await end();
+    },
+    [Symbol.asyncDispose]: end,
+  };
+}
+
+/** The proxy's own main program. Returns only when it has come to nothing. */
+export async function runProxy(): Promise<number> {
+  using relay = new SignalRelay();
+  const handshake = new Handshake(new Socket({ fd: handshakeFd }));
+  const request = await handshake.receive<ProxyRequest>();
+  if (request === undefined) return 1;
+  let proxy: ProcessProxy;
+  try {
+    const client = await TaskClient.connect(request.address, request.sandboxId);
+    proxy = await openProxy(client, request);
+    proxy.attach(relay);
+  } catch (error) {
+    handshake.send({ tag: "failed", code: codeOf(error), message: describe(error) } satisfies ProxyReply);
+    await handshake.end();
+    return 1;
+  }
+  handshake.send({ tag: "ready" } satisfies ProxyReply);
+  // Ending closes the connection, which ends the process.
+  if ((await handshake.receive()) === undefined) return 1;
+  await handshake.end();
+  const exitCode = await proxy.ended();
+  try {
+    proxy[Symbol.dispose]();
+  } catch {
+    // Somebody removes the container at the same time.
+  }
+  endLike(exitCode);
+}
+
+/** Stands for the process in this process. */
+export async function openProxy(client: TaskClient, request: ProxyRequest): Promise<ProcessProxy> {
+  const { terminal, ioDirectory, process: wanted } = request;
+  const execId = wanted.tag === "init" ? "" : wanted.execId;
+  const register: Parameters<typeof ProcessProxy.open>[0]["register"] = async (stdio) => {
+    if (wanted.tag === "init") {
+      const never = new AbortController().signal;
+      await client.create({ bundle: wanted.bundle, rootfs: [], stdio }, { signal: never });
+      return;
+    }
+    await client.exec(execId, wanted.spec, stdio);
+    try {
+      await client.start(execId);
+    } catch (error) {
+      await client.delete(execId).catch(() => {
+        // The failure of the start is what counts.
+      });
+      throw error;
+    }
+  };
+  return await ProcessProxy.open({ client, execId, ioDirectory, terminal, register });
+}
+
+/** Notes who stands for an exec, for `ps` and `delete`. */
+export async function noteExec(execs: string, execId: string, proxy: ProcessIdentity): Promise<void> {
+  await writeFile(join(execs, `${execId}.json`), JSON.stringify(proxy), { mode: 0o600 });
+}
