@@ -39,7 +39,8 @@ export interface SandboxNetwork extends AsyncDisposable {
  * Gives every link of a network namespace a tap and redirects frames both ways, so that a VM can stand in the
  * namespace's place: it takes over MAC and IP addresses. On failure nothing is left.
  *
- * What is made can be found and removed with the path alone (`detachNetwork`): journal the path before calling this.
+ * What is made can be found and removed with the path alone (`detachNetwork`), by whom it belongs to: `onTaken` is told
+ * once the namespace is ours, before anything is made that outlives this process, to journal it.
  *
  * @throws not_found           no namespace at the path
  * @throws failed_precondition  it is the host's own network
@@ -49,8 +50,9 @@ export interface SandboxNetwork extends AsyncDisposable {
 export async function attachNetwork(options: {
   netnsPath: string;
   signal: AbortSignal;
+  onTaken?: () => void;
 }): Promise<SandboxNetwork> {
-  const { netnsPath, signal } = options;
+  const { netnsPath, signal, onTaken = () => {} } = options;
   await checkNetns(netnsPath);
   const limits = { signal, timeoutMs: attachCommandTimeoutMs };
   const guest = describeNetwork(await scanNetns(netnsPath, limits));
@@ -68,6 +70,7 @@ export async function attachNetwork(options: {
   });
   if (nics.length > 0) {
     // Not before the taps are ours: until then, what is there could belong to another sandbox.
+    onTaken();
     cleanup.defer("links", () => detachNetwork({ netnsPath }));
     const ipv6 = existsSync("/proc/sys/net/ipv6");
     const taps = guest.interfaces.flatMap(({ mtu }, index) => planTapUp(tapName(index), mtu, { ipv6 }));

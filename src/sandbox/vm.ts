@@ -224,8 +224,8 @@ async function makeNetwork(request: VmRequest, parts: Cleanup, signal: AbortSign
     return { ...noNetwork, netnsPath: netns };
   }
   const netnsPath = entry.path;
-  request.host.journal.add({ kind: "network", netnsPath });
-  const network = await attachNetwork({ netnsPath, signal });
+  const onTaken = () => request.host.journal.add({ kind: "network", netnsPath });
+  const network = await attachNetwork({ netnsPath, signal, onTaken });
   parts.defer("network", () => network[Symbol.asyncDispose]());
   return { netnsPath, nics: network.nics, guest: network.guest, closeTaps: () => network.closeTaps() };
 }
