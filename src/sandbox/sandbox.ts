@@ -116,7 +116,12 @@ class VmSandbox implements Sandbox {
       return container;
     } catch (error) {
       this.#creating.delete(containerId);
-      if (this.#containers.size === 0 && this.#creating.size === 0) await this.close();
+      if (this.#containers.size === 0 && this.#creating.size === 0) {
+        await this.close().catch((cause: unknown) => {
+          // The caller learns why the creation failed; what is left is in the journal, for `delete`.
+          this.#options.log.error({ error: describe(cause) }, "cannot remove a sandbox that failed");
+        });
+      }
       throw error;
     } finally {
       this.#creating.delete(containerId);
