@@ -147,13 +147,22 @@ class VmSandbox implements Sandbox {
     const containerLog = log.child({ container: containerId });
     let io: ProcessIo | undefined;
     try {
-      const [booted, opened] = await settleAll([
-        this.#ensureBooted(spec, config, signal),
-        ProcessIo.open(stdio, containerLog, signal, this.#options.observer).then((value) => {
+      // What has failed is not waited for with the reader of a FIFO, which may never come.
+      const failure = new AbortController();
+      const orFail = <T>(work: Promise<T>) => {
+        work.catch((error: unknown) => failure.abort(error));
+        return work;
+      };
+      const ioSignal = AbortSignal.any([signal, failure.signal]);
+      const [booted, , opened] = await settleAll([
+        orFail(this.#ensureBooted(spec, config, signal)),
+        orFail(
+          this.#timeline.measure("mounts", () => addContainerFiles(request, spec, host.shared, host.journal)),
+        ),
+        ProcessIo.open(stdio, containerLog, ioSignal, this.#options.observer).then((value) => {
           io = value;
           return value;
         }),
-        this.#timeline.measure("mounts", () => addContainerFiles(request, spec, host.shared, host.journal)),
       ]);
       const { vm } = booted;
       const hooks = new ContainerHooks(request, spec, { pid: vm.vm.identity.pid, netnsPath: vm.netnsPath });
