@@ -148,6 +148,24 @@ describe.skipIf(!isCaisson)("the parts of a sandbox (needs io.containerd.caisson
     await removeContainer(id);
   });
 
+  test("a panic of the guest's kernel ends every process with 255", async () => {
+    const id = containerd.id("panic");
+    await using events = await watchEvents(containerd);
+    // The memory is small, so that an exec runs out of it at once.
+    const limits = ["--privileged", "--privileged-without-host-devices", "--memory-limit", String(32 << 20)];
+    await using _task = await containerd.startTask(limits, id, "sleep", "3600");
+    const script = "echo 2 >/proc/sys/vm/panic_on_oom && tail /dev/zero";
+    const flags = ["--exec-id", "e", "--fifo-dir", containerd.dir.join("fifo")];
+    const exec = await containerd.ctr(["task", "exec", ...flags, id, "sh", "-c", script]);
+    const exit = await events.waitFor(
+      ({ topic, content }) => topic === "/tasks/exit" && content["id"] === id,
+    );
+
+    expect(exec).toMatchObject({ exitCode: 255 });
+    expect(exit.content).toMatchObject({ exit_status: 255 });
+    await removeContainer(id);
+  });
+
   test("SIGKILL ends a task whose QEMU hangs", async () => {
     const id = containerd.id("hung");
     await using events = await watchEvents(containerd);

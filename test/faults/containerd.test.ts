@@ -102,9 +102,13 @@ fault(containerd, "SIGKILL of containerd", "delete", async (scene) => {
   await scene.start(["sh", "-c", "exit 7"]);
   await scene.expectExit({ exitCode: 7, withinSeconds: 60 });
   const deleting = scene.containerd.ctr(["task", "delete", scene.id]);
+  const [pid = 0] = findPart(scene.id, "QEMU");
   await sleep(70); // In the middle of it.
   await scene.containerd.kill();
   await deleting;
+  // A containerd that is back before the daemon has finished takes the shim for one in use: so it is with all shims.
+  while (isRunning(pid)) await sleep(20);
+  await sleep(500);
   await scene.restartContainerd();
   await removeWhatIsThere(scene);
 });

@@ -91,3 +91,31 @@ for (const { part, exitCode } of parts) {
     await scene.containerd.ctrOk(["container", "rm", scene.id]);
   });
 }
+
+// An orderly end of the daemon by hand, or by a service manager that takes it for its own.
+for (const { phase, delayMs } of [
+  { phase: "start of the VM", delayMs: 0 },
+  { phase: "boot of the guest", delayMs: 700 },
+]) {
+  fault(containerd, "SIGTERM of the daemon", phase, async (scene) => {
+    const run = scene.run(["true"]);
+    await waitForPart(scene.id, "QEMU");
+    // The moment is what the phase is about.
+    await sleep(delayMs);
+    scene.strike(() => signalAll(findPart(scene.id, "daemon"), "SIGTERM"));
+    scene.expectFailure(await run, { message: /is ending|ttrpc: closed/, withinSeconds: 10 });
+  });
+}
+
+fault(
+  containerd,
+  "SIGTERM of the daemon",
+  "running",
+  async (scene) => {
+    await scene.start(forever);
+    scene.strike(() => signalAll(findPart(scene.id, "daemon"), "SIGTERM"));
+    await scene.expectExit({ exitCode: 137, withinSeconds: 8 });
+  },
+  // The daemon reports the exit, and containerd once more when the daemon is gone.
+  { exits: "unchecked" },
+);

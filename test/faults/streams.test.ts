@@ -35,6 +35,7 @@ fault(containerd, "reader never reads", "output flood, then SIGKILL", async (sce
   await scene.timed("kill", kill(scene), 5);
   await scene.expectExit({ exitCode: 137, withinSeconds: 6 });
   await scene.timed("delete", ["task", "delete", scene.id], 10);
+  await scene.containerd.ctrOk(["container", "rm", scene.id]);
 });
 
 fault(containerd, "reader never reads", "exec's output flood, then SIGKILL", async (scene) => {
