@@ -53,8 +53,37 @@ export async function mount(
     await bindMount(source, target, { recursive: !wanted.includes("bind"), readOnly: wanted.includes("ro") });
     return;
   }
-  const optionArguments = wanted.length === 0 ? [] : ["-o", wanted.join(",")];
-  await run(["mount", "--no-mtab", "-t", type, ...optionArguments, "--", source, target]);
+  const { options: shortened, cwd } = type === "overlay" ? shortenLayers(wanted) : { options: wanted };
+  const optionArguments = shortened.length === 0 ? [] : ["-o", shortened.join(",")];
+  await run(["mount", "--no-mtab", "-t", type, ...optionArguments, "--", source, target], cwd);
+}
+
+/** mount(2) takes one page of options; mount(8) needs a little of it for itself. */
+const maxOptionBytes = 4096 - 128;
+
+/**
+ * Options of an overlay that has many layers: those that are too long together are named relative to the directory that
+ * holds them all, which has to be the working directory then (as containerd does).
+ */
+function shortenLayers(options: readonly string[]): {
+  readonly options: readonly string[];
+  readonly cwd?: string;
+} {
+  const prefix = "lowerdir=";
+  const lower = options.find((option) => option.startsWith(prefix));
+  if (lower === undefined || Buffer.byteLength(options.join(",")) <= maxOptionBytes) return { options };
+  // A colon that belongs to a name has a backslash before it.
+  const layers = lower.slice(prefix.length).split(/(?<!\\):/);
+  const first = layers[0] ?? "";
+  let common = dirname(first);
+  while (common !== "/" && common !== "." && !layers.every((layer) => layer.startsWith(`${common}/`))) {
+    common = dirname(common);
+  }
+  // What is escaped is a name only after the kernel has read it.
+  if (common === "/" || common === "." || common.includes("\\")) return { options };
+  const relative = layers.map((layer) => layer.slice(common.length + 1));
+  const shortened = options.map((option) => (option === lower ? `${prefix}${relative.join(":")}` : option));
+  return { options: shortened, cwd: common };
 }
 
 export interface BindOptions {
@@ -142,6 +171,6 @@ function resolveParent(path: string): string {
   }
 }
 
-async function run(argv: readonly string[]): Promise<void> {
-  await exec(argv, { timeoutMs: mountTimeoutMs });
+async function run(argv: readonly string[], cwd?: string): Promise<void> {
+  await exec(argv, { timeoutMs: mountTimeoutMs, ...(cwd === undefined ? {} : { cwd }) });
 }
