@@ -31,6 +31,8 @@ const lostExitCode = 255;
 const powerOffTimeoutMs = 2_000;
 /** A delete must end when the guest hangs, too; what it keeps in there goes with the VM. */
 const forgetTimeoutMs = 4_000;
+/** Shortest time between two events of OOM kills in one container. */
+const oomIntervalMs = 1_000;
 
 export interface SandboxOptions {
   readonly namespace: string;
@@ -62,6 +64,7 @@ class VmSandbox implements Sandbox {
   readonly #creating = new Set<string>();
   /** Exits of inits that died before their create call was over. */
   readonly #earlyExits = new Map<string, number>();
+  readonly #oomAtMs = new WeakMap<GuestContainer, number>();
   readonly #timeline: Timeline;
   #host: Promise<HostState> | undefined;
   #booted: Promise<Booted> | undefined;
@@ -257,10 +260,7 @@ class VmSandbox implements Sandbox {
       signal,
       events: {
         onExit: ({ containerId, execId, exitCode }) => this.#onGuestExit(containerId, execId, exitCode),
-        onOomKill: (containerId) => {
-          const container = this.#containers.get(containerId);
-          if (container !== undefined) this.#options.emit({ type: "oom", container });
-        },
+        onOomKill: (containerId) => this.#onOomKill(containerId),
       },
     });
     this.#pid = vm.vm.identity.pid;
@@ -272,6 +272,15 @@ class VmSandbox implements Sandbox {
     const container = this.#containers.get(containerId);
     if (container !== undefined) container.onGuestExit(execId, exitCode);
     else if (this.#creating.has(containerId) && execId === "") this.#earlyExits.set(containerId, exitCode);
+  }
+
+  /** The guest may report kills without end: one per container in a while is news, the statistics count them all. */
+  #onOomKill(containerId: string): void {
+    const container = this.#containers.get(containerId);
+    const now = performance.now();
+    if (container === undefined || now - (this.#oomAtMs.get(container) ?? -Infinity) < oomIntervalMs) return;
+    this.#oomAtMs.set(container, now);
+    this.#options.emit({ type: "oom", container });
   }
 
   /** The VM has ended, for whatever reason: every process that was in it has ended too. */

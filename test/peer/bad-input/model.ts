@@ -43,8 +43,6 @@ export interface Model extends AsyncDisposable {
   }): ReturnType<Sandbox["createContainer"]>;
   /** Writes to the host's end of the control connection in the agent's place. */
   interject(bytes: Uint8Array): void;
-  /** Resets the control connection. */
-  reset(): void;
   /** What the sandbox holds on the host. */
   leftovers(): string[];
 }
@@ -117,9 +115,6 @@ export function createModel(guest: Guest = {}, settings: Partial<Config> = {}): 
     },
     interject: (bytes) => {
       for (const socket of last().hostSockets) socket.write(bytes);
-    },
-    reset: () => {
-      for (const socket of last().hostSockets) socket.resetAndDestroy();
     },
     leftovers: () => [
       ...readdirSync(dir.join("state"), { recursive: true, encoding: "utf8" }).filter(
