@@ -65,7 +65,7 @@ export function picture(netns: TestNetns): string {
     ([, name]) => `tc filter show dev ${name} ingress; tc filter show dev ${name} egress`,
   );
   const shown = netns.run(["ip -details address show", "tc qdisc show", ...filters].join("\n"));
-  return shown.replaceAll(/ *(?:valid_lft.*|tentative|state \w+) */g, "");
+  return shown.replaceAll(/ *(?:valid_lft.*|tentative|state \w+)| +$/gm, "");
 }
 
 // struct virtio_net_hdr, which a tap with IFF_VNET_HDR has before each frame; zeroes: nothing offloaded.
