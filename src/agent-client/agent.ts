@@ -15,6 +15,15 @@ import { scope } from "../base/scope.ts";
 import { caisson } from "../gen/agent.js";
 import { checkFieldCount } from "../ttrpc/limits.ts";
 import { type GuestStats, toGuestStats } from "./stats.ts";
+import type {
+  AgentEvents,
+  GuestConfiguration,
+  GuestNetworkSettings,
+  GuestProcessEntry,
+  GuestReport,
+  GuestStdio,
+  ProcessAddress,
+} from "./agent-types.ts";
 import { handshake } from "./vsock.ts";
 
 const v1 = caisson.agent.v1;
@@ -30,67 +39,6 @@ const maxAnswerFields = 100_000;
 /** Statistics have maps, whose entries that check does not see. Some kilobytes are usual. */
 const maxStatsBytes = 256 * 1024;
 const maxEventFields = 16;
-
-export interface GuestExit {
-  readonly containerId: string;
-  /** Empty for init. */
-  readonly execId: string;
-  readonly exitCode: number;
-}
-
-export interface AgentEvents {
-  onExit(exit: GuestExit): void;
-  onOomKill(containerId: string): void;
-}
-
-export interface GuestStdio {
-  readonly stdin: boolean;
-  readonly stdout: boolean;
-  readonly stderr: boolean;
-  readonly terminal: boolean;
-  readonly columns: number;
-  readonly rows: number;
-}
-
-export interface GuestConfiguration {
-  readonly sandboxId: string;
-  readonly randomSeed: Uint8Array;
-  readonly streamToken: Uint8Array;
-  readonly hostname: string;
-  readonly storages: readonly { type: string; source: string; target: string; options: string[] }[];
-  readonly interfaces: readonly { macAddress: string; name: string; mtu: number; addresses: string[] }[];
-  readonly routes: readonly {
-    destination: string;
-    gateway: string;
-    interfaceName: string;
-    source: string;
-    metric: number;
-    scope: string;
-    onLink: boolean;
-    family: string;
-  }[];
-  readonly neighbours: readonly { address: string; macAddress: string; interfaceName: string }[];
-}
-
-export interface GuestReport {
-  readonly agentVersion: string;
-  readonly kernelRelease: string;
-  /** Boot phases, microseconds since the start of the guest's kernel. */
-  readonly bootPhases: readonly { readonly name: string; readonly atMicros: number }[];
-}
-
-export interface GuestProcessEntry {
-  /** In the guest's numbering. */
-  readonly guestPid: number;
-  /** Empty for init and for children. */
-  readonly execId: string;
-}
-
-/** The process that a call is about: `execId` is empty for init. */
-export interface ProcessAddress {
-  readonly containerId: string;
-  readonly execId: string;
-}
 
 /** Told of every call that is over: the method, and the kind of its failure. */
 export type OnCall = (method: string, seconds: number, error: Code | undefined) => void;
@@ -148,6 +96,22 @@ export class Agent implements Disposable {
         atMicros: Number(phase.atMicros ?? 0),
       })),
     };
+  }
+
+  /** Brings the network to the given state. */
+  async configureNetwork(network: GuestNetworkSettings, signal?: AbortSignal): Promise<void> {
+    const request = {
+      interfaces: [...network.interfaces],
+      routes: [...network.routes],
+      neighbours: [...network.neighbours],
+    };
+    await this.#call(
+      "ConfigureNetwork",
+      v1.ConfigureNetworkRequest,
+      v1.ConfigureNetworkResponse,
+      request,
+      signal,
+    );
   }
 
   /**

@@ -354,6 +354,9 @@ export namespace caisson {
                 /** Interface addresses. */
                 addresses: string[];
 
+                /** Interface newMacAddress. */
+                newMacAddress: string;
+
                 /**
                  * Encodes the specified Interface message. Does not implicitly {@link caisson.agent.v1.Interface.verify|verify} messages.
                  * @param message Interface message or plain object to encode
@@ -389,6 +392,9 @@ export namespace caisson {
 
                     /** Interface addresses */
                     addresses?: (string[]|null);
+
+                    /** Interface newMacAddress */
+                    newMacAddress?: (string|null);
 
                     /** Unknown fields preserved while decoding when enabled */
                     $unknowns?: Uint8Array[];

@@ -535,6 +535,7 @@ export const caisson = $root.caisson = (() => {
                 Interface.prototype.name = "";
                 Interface.prototype.mtu = 0;
                 Interface.prototype.addresses = $util.emptyArray;
+                Interface.prototype.newMacAddress = "";
 
                 Interface.encode = function (message, writer, _depth) {
                     if (!writer)
@@ -552,6 +553,8 @@ export const caisson = $root.caisson = (() => {
                     if (message.addresses != null && message.addresses.length)
                         for (let i = 0; i < message.addresses.length; ++i)
                             writer.uint32(34).string(message.addresses[i]);
+                    if (message.newMacAddress != null && $Object.hasOwnProperty.call(message, "newMacAddress") && message.newMacAddress !== "")
+                        writer.uint32(42).string(message.newMacAddress);
                     if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                         for (let i = 0; i < message.$unknowns.length; ++i)
                             writer.raw(message.$unknowns[i]);
@@ -618,6 +621,15 @@ export const caisson = $root.caisson = (() => {
                                 if (!(message.addresses && message.addresses.length))
                                     message.addresses = [];
                                 message.addresses.push(reader.stringVerify());
+                                continue;
+                            }
+                        case 5: {
+                                if (wireType !== 2)
+                                    break;
+                                if ((value = reader.stringVerify()).length)
+                                    message.newMacAddress = value;
+                                else
+                                    delete message.newMacAddress;
                                 continue;
                             }
                         }

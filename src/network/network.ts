@@ -13,7 +13,7 @@ const attachCommandTimeoutMs = 10_000;
 const detachCommandTimeoutMs = 5_000;
 
 // Not closeSync: with its last descriptor a tap goes away, for which the kernel takes 15 to 30 ms.
-const closeFd = promisify(close);
+export const closeFd = promisify(close);
 
 /** A network device that the VM shall have. */
 export interface NetworkNic {

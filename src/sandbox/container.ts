@@ -44,6 +44,8 @@ export interface ContainerOptions {
   readonly drainTimeoutMs: number;
   readonly openStream: (execId: string) => OpenGuestStream;
   readonly killVm: () => void;
+  /** Gives the guest a network that was set up since the create. */
+  readonly joinLateNetwork: () => Promise<void>;
   readonly emit: (event: SandboxEvent) => void;
   /** Releases what the container holds in the guest and on the host. */
   readonly release: () => Promise<void>;
@@ -80,7 +82,7 @@ export class GuestContainer implements Container {
     const { emit } = this.#options;
     if (process === this.init) {
       await process.start(
-        async () => {},
+        () => this.#options.joinLateNetwork(),
         () => emit({ type: "start", container: this }),
       );
       await this.#tolerate("poststart", this.#options.hooks.afterStart());

@@ -1,4 +1,4 @@
-import type { GuestStdio } from "../agent-client/agent.ts";
+import type { GuestStdio } from "../agent-client/agent-types.ts";
 import { guestSpec } from "../agent-client/guest-spec.ts";
 import { codeOf, describe, RuntimeError } from "../base/errors.ts";
 import { writeFileAtomic } from "../base/files.ts";
@@ -220,6 +220,7 @@ class VmSandbox implements Sandbox {
       log,
       observer: this.#options.observer,
       openStream: (execId) => vm.openStream(containerId, execId),
+      joinLateNetwork: () => this.#joinLateNetwork(vm),
       emit: (event) => this.#onContainerEvent(event),
       release: () => this.#release(request, { vm, host }),
     });
@@ -313,6 +314,12 @@ class VmSandbox implements Sandbox {
       await removeContainerFiles(request, booted.host.shared);
     }
     this.#containers.delete(containerId);
+  }
+
+  async #joinLateNetwork(vm: SandboxVm): Promise<void> {
+    const timeoutMs = this.#options.config.agentCallTimeoutMs;
+    using limit = scope(undefined, timeoutMs, `the network of sandbox "${this.id}"`);
+    await vm.joinLateNetwork(limit.signal);
   }
 
   async #forgetInGuest({ vm }: Booted, containerId: string): Promise<void> {

@@ -3,7 +3,8 @@ import { closeSync, openSync } from "node:fs";
 import { chown, mkdir } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 
-import { Agent, type AgentEvents, type GuestReport } from "../agent-client/agent.ts";
+import { Agent } from "../agent-client/agent.ts";
+import type { AgentEvents, GuestReport } from "../agent-client/agent-types.ts";
 import { guestShareDirectory } from "../agent-client/guest-spec.ts";
 import { watchHealth } from "../agent-client/health.ts";
 import { listenForReady, type ReadyListener } from "../agent-client/ready.ts";
@@ -20,8 +21,6 @@ import { type Hypervisor, type RunningVm, vsockSocketName } from "../hypervisor/
 import { formatKernelParams } from "../hypervisor/kernel-params.ts";
 import type { VmConfig } from "../hypervisor/vm-config.ts";
 import type { GuestNetwork } from "../network/endpoint.ts";
-import { createNetns, removeNetns } from "../network/netns.ts";
-import { attachNetwork, type NetworkNic } from "../network/network.ts";
 import type { Spec } from "../oci/spec.ts";
 import { shareTag } from "../storage/shared-dir.ts";
 import { startVirtiofsd, type Virtiofsd } from "../storage/virtiofsd.ts";
@@ -31,6 +30,7 @@ import type { OpenGuestStream } from "./io.ts";
 import type { SandboxObserver } from "./observer.ts";
 import { sizeOf, thisHost, type VmSize } from "./sizing.ts";
 import type { Timeline } from "./timeline.ts";
+import { lateNetwork, makeVmNetwork } from "./vm-network.ts";
 
 const virtiofsSocketName = "virtiofs.sock";
 const consoleLinesShown = 8;
@@ -61,6 +61,8 @@ export interface SandboxVm extends AsyncDisposable {
   /** Resolves with a reason when the VM has ended or its agent is lost (the VM is killed then). Never rejects. */
   readonly lost: Promise<string>;
   openStream(containerId: string, execId: string): OpenGuestStream;
+  /** Gives the guest the network that has come to its namespace since the boot, if there is one. Safe to call again. */
+  joinLateNetwork(signal: AbortSignal): Promise<void>;
 }
 
 /**
@@ -90,7 +92,13 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
   cleanup.defer("host parts of the VM", () => parts[Symbol.asyncDispose]());
   const [ready, network, virtiofsd] = await settleAll([
     makeReadyListener(vsockPath, user, parts),
-    timeline.measure("network", () => makeNetwork(request, parts, limit.signal)),
+    timeline.measure("network", () =>
+      makeVmNetwork(
+        { sandboxId: request.sandboxId, spec: request.spec, paths, journal },
+        parts,
+        limit.signal,
+      ),
+    ),
     timeline.measure("virtiofsd", () =>
       serveShare(request, user, `${vmDirectory.path}/${virtiofsSocketName}`, parts),
     ),
@@ -167,6 +175,7 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
           { vsockPath, token: streamToken.toString("hex"), containerId, execId, name },
           streamSignal,
         ),
+      joinLateNetwork: lateNetwork(agent, network.spare, vm.identity.pid),
       [Symbol.asyncDispose]: () => owned[Symbol.asyncDispose](),
     };
   } catch (error) {
@@ -192,42 +201,6 @@ async function makeReadyListener(
   parts.defer("ready listener", () => ready[Symbol.asyncDispose]());
   await chown(ready.path, user.uid, user.gid);
   return ready;
-}
-
-interface VmNetwork {
-  readonly netnsPath: string;
-  readonly nics: readonly NetworkNic[];
-  readonly guest: GuestNetwork;
-  closeTaps(): Promise<void>;
-}
-
-const noNetwork = {
-  nics: [],
-  guest: { interfaces: [], routes: [], neighbours: [] },
-  closeTaps: async () => {},
-};
-
-/** The sandbox's network: the namespace that the spec names, or a fresh one without links. */
-async function makeNetwork(request: VmRequest, parts: Cleanup, signal: AbortSignal): Promise<VmNetwork> {
-  const entry = request.spec.linux?.namespaces?.find(({ type }) => type === "network");
-  if (entry === undefined) {
-    throw new RuntimeError(
-      "failed_precondition",
-      `Cannot use the host's network for sandbox "${request.sandboxId}": a VM has a network of its own; run it with a network namespace`,
-    );
-  }
-  if (entry.path === undefined || entry.path === "") {
-    const { netns } = request.host.paths;
-    request.host.journal.add({ kind: "netns", path: netns });
-    parts.defer("network namespace", () => removeNetns(netns));
-    await createNetns(netns, { signal });
-    return { ...noNetwork, netnsPath: netns };
-  }
-  const netnsPath = entry.path;
-  const onTaken = () => request.host.journal.add({ kind: "network", netnsPath });
-  const network = await attachNetwork({ netnsPath, signal, onTaken });
-  parts.defer("network", () => network[Symbol.asyncDispose]());
-  return { netnsPath, nics: network.nics, guest: network.guest, closeTaps: () => network.closeTaps() };
 }
 
 async function serveShare(

@@ -7,12 +7,12 @@ const featuresTypeUrl = "types.containerd.io/opencontainers/runtime-spec/1/featu
 
 /**
  * What containers may ask for, as the OCI features document says it. Nothing is claimed that has not been built:
- * no recursive read-only mounts ("rro"), no id-mapped mounts, no hooks.
+ * no recursive read-only mounts ("rro"), no id-mapped mounts.
  */
 const features = {
   ociVersionMin: "1.0.0",
   ociVersionMax: "1.2.0",
-  hooks: [],
+  hooks: ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
   mountOptions: [
     "bind",
     "rbind",

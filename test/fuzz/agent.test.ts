@@ -1,7 +1,8 @@
 import Long from "long";
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { Agent, type GuestExit } from "../../src/agent-client/agent.ts";
+import { Agent } from "../../src/agent-client/agent.ts";
+import type { GuestExit } from "../../src/agent-client/agent-types.ts";
 import type { GuestStats } from "../../src/agent-client/stats.ts";
 import { RuntimeError } from "../../src/base/errors.ts";
 import { caisson } from "../../src/gen/agent.js";

@@ -27,7 +27,9 @@ struct Link {
 pub async fn apply(handle: &Handle, plans: &[LinkPlan]) -> Result<Indexes> {
     let mut links = list(handle).await?;
     for plan in plans {
-        let position = links.iter().position(|link| link.mac == plan.mac && link.name != "lo");
+        let position = links.iter().position(|link| {
+            link.name != "lo" && (link.mac == plan.mac || plan.new_mac.is_some_and(|mac| link.mac == mac))
+        });
         let position = position.ok_or_else(|| {
             Error::NotFound(format!(
                 "Cannot configure interface \"{}\": no link has MAC address {:02x?}",
@@ -116,6 +118,9 @@ async fn set_up(handle: &Handle, index: u32, plan: &LinkPlan) -> Result<()> {
     let mut message = LinkUnspec::new_with_index(index).up();
     if let Some(mtu) = plan.mtu {
         message = message.mtu(mtu);
+    }
+    if let Some(mac) = plan.new_mac {
+        message = message.address(mac.to_vec());
     }
     handle
         .link()

@@ -24,6 +24,8 @@ pub struct Cidr {
 pub struct LinkPlan {
     /// Finds the link.
     pub mac: [u8; 6],
+    /// Its address afterwards; finds it too. `None` leaves it.
+    pub new_mac: Option<[u8; 6]>,
     /// Its name afterwards.
     pub name: String,
     /// `None` leaves it.
@@ -118,6 +120,10 @@ impl Plan {
 fn plan_link(interface: &Interface) -> Result<LinkPlan> {
     Ok(LinkPlan {
         mac: parse_mac(&interface.mac_address)?,
+        new_mac: match interface.new_mac_address.as_str() {
+            "" => None,
+            text => Some(parse_mac(text)?),
+        },
         name: check_name(&interface.name)?,
         mtu: (interface.mtu != 0).then_some(interface.mtu),
         addresses: interface

@@ -1,7 +1,8 @@
 import Long from "long";
 import { status } from "@grpc/grpc-js";
 import { expect, test } from "vitest";
-import { Agent, type GuestExit } from "../../../src/agent-client/agent.ts";
+import { Agent } from "../../../src/agent-client/agent.ts";
+import type { GuestExit } from "../../../src/agent-client/agent-types.ts";
 import { RuntimeError } from "../../../src/base/errors.ts";
 import { AgentFailure, type FakeAgentOptions, startFakeAgent } from "../../support/fake-agent.ts";
 import { createTempDir } from "../../support/temp-dir.ts";

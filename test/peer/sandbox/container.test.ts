@@ -28,9 +28,11 @@ async function startContainer(handlers: FakeAgentOptions["handlers"] = {}) {
   const events: string[] = [];
   const vm = { kills: 0, releases: 0 };
   const common = { agent, hostPid: 4_242, drainTimeoutMs: 2_000, killVm: () => void (vm.kills += 1) };
+  const joinLateNetwork = async () => {};
   const init = new GuestProcess({ ...common, containerId: "c1", execId: "", stdio: silent });
   const spec: Spec = { ociVersion: "1.0.2", root: { path: "rootfs" }, process: { cwd: "/" } };
   const container = new GuestContainer({
+    joinLateNetwork,
     ...common,
     id: "c1",
     bundle: dir.path,

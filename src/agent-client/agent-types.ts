@@ -1,0 +1,73 @@
+// What the agent's calls take and give, as plain types.
+
+export interface GuestExit {
+  readonly containerId: string;
+  /** Empty for init. */
+  readonly execId: string;
+  readonly exitCode: number;
+}
+
+export interface AgentEvents {
+  onExit(exit: GuestExit): void;
+  onOomKill(containerId: string): void;
+}
+
+export interface GuestStdio {
+  readonly stdin: boolean;
+  readonly stdout: boolean;
+  readonly stderr: boolean;
+  readonly terminal: boolean;
+  readonly columns: number;
+  readonly rows: number;
+}
+
+/** Interfaces, routes and neighbours as the guest shall have them. */
+export interface GuestNetworkSettings {
+  readonly interfaces: readonly {
+    macAddress: string;
+    /** What the link's MAC address shall become. */
+    newMacAddress?: string;
+    name: string;
+    mtu: number;
+    addresses: string[];
+  }[];
+  readonly routes: readonly {
+    destination: string;
+    gateway: string;
+    interfaceName: string;
+    source: string;
+    metric: number;
+    scope: string;
+    onLink: boolean;
+    family: string;
+  }[];
+  readonly neighbours: readonly { address: string; macAddress: string; interfaceName: string }[];
+}
+
+export interface GuestConfiguration extends GuestNetworkSettings {
+  readonly sandboxId: string;
+  readonly randomSeed: Uint8Array;
+  readonly streamToken: Uint8Array;
+  readonly hostname: string;
+  readonly storages: readonly { type: string; source: string; target: string; options: string[] }[];
+}
+
+export interface GuestReport {
+  readonly agentVersion: string;
+  readonly kernelRelease: string;
+  /** Boot phases, microseconds since the start of the guest's kernel. */
+  readonly bootPhases: readonly { readonly name: string; readonly atMicros: number }[];
+}
+
+export interface GuestProcessEntry {
+  /** In the guest's numbering. */
+  readonly guestPid: number;
+  /** Empty for init and for children. */
+  readonly execId: string;
+}
+
+/** The process that a call is about: `execId` is empty for init. */
+export interface ProcessAddress {
+  readonly containerId: string;
+  readonly execId: string;
+}
