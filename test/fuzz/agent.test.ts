@@ -6,7 +6,7 @@ import type { GuestExit } from "../../src/agent-client/agent-types.ts";
 import type { GuestStats } from "../../src/agent-client/stats.ts";
 import { RuntimeError } from "../../src/base/errors.ts";
 import { caisson } from "../../src/gen/agent.js";
-import { AgentFailure, startFakeAgent } from "../support/fake-agent.ts";
+import { AgentFailure, type FakeAgent, startFakeAgent } from "../support/fake-agent.ts";
 import { createTempDir } from "../support/temp-dir.ts";
 import { bytes, nearly } from "./bytes.ts";
 
@@ -79,18 +79,27 @@ function expectCounters(value: unknown): void {
   else if (typeof value === "object" && value !== null) Object.values(value).forEach(expectCounters);
 }
 
+/** Node's HTTP/2 server, which the fake agent is, ends a connection of more than a thousand cancelled calls. */
+const callsPerConnection = 500;
+
 test("whatever the agent answers, a call ends with a value of its type or an error of ours", async () => {
   await using dir = createTempDir();
   let next: Uint8Array | AgentFailure = Buffer.of();
   const handler = () => (next instanceof AgentFailure ? Promise.reject(next) : next);
-  await using _fake = await startFakeAgent({
-    path: dir.join("vsock"),
-    handlers: Object.fromEntries(Object.keys(calls).map((method) => [method, handler])),
-  });
-  using agent = new Agent(dir.join("vsock"), 5_000);
+  const handlers = Object.fromEntries(Object.keys(calls).map((method) => [method, handler]));
+  let count = 0;
+  let made: { fake: FakeAgent; agent: Agent } | undefined;
+  const renew = async () => {
+    made?.agent[Symbol.dispose]();
+    await made?.fake[Symbol.asyncDispose]();
+    const path = dir.join(`vsock${count}`);
+    made = { fake: await startFakeAgent({ path, handlers }), agent: new Agent(path, 5_000) };
+    return made;
+  };
 
   await fc.assert(
     fc.asyncProperty(fc.constantFrom(...Object.keys(calls)), reply, async (method, said) => {
+      const { agent } = made === undefined || ++count % callsPerConnection === 0 ? await renew() : made;
       next = said;
       const result = await calls[method]?.(agent).catch((error: unknown) => error);
 
@@ -108,6 +117,8 @@ test("whatever the agent answers, a call ends with a value of its type or an err
       expect(await agent.ping()).toBe(0);
     }),
   );
+  made?.agent[Symbol.dispose]();
+  await made?.fake[Symbol.asyncDispose]();
 });
 
 test("whatever the agent sends as events, ids are texts and exit codes are bytes", async () => {
