@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import { Cleanup } from "../../base/cleanup.ts";
 import { type Daemon, startDaemon } from "../../base/daemon.ts";
-import { RuntimeError } from "../../base/errors.ts";
+import { codeOf, RuntimeError } from "../../base/errors.ts";
 import { watchForFile } from "../../base/file-watch.ts";
 import { removeFile } from "../../base/files.ts";
 import type { ProcessIdentity } from "../../base/processes.ts";
@@ -69,18 +69,21 @@ export async function startVsockBackend(
   });
   cleanup.defer(name, () => daemon.stop(0));
   options.onProcess(name, daemon.identity);
+  const cannotStart = (code: "unavailable" | "deadline_exceeded") =>
+    new RuntimeError(
+      code,
+      `Cannot start the vsock backend of sandbox "${config.sandboxId}": ${daemon.lastWords()}`,
+    );
   // The file is there from bind() on, and listen() is the backend's next system call (both are one call of Rust's
   // standard library), while QEMU has yet to be executed before it connects.
   const outcome = await abortable(
     Promise.race([socket.appeared.then(() => "listening"), daemon.exited.then(() => "ended")]),
     limit.signal,
-  );
-  if (outcome === "ended") {
-    throw new RuntimeError(
-      "unavailable",
-      `Cannot start the vsock backend of sandbox "${config.sandboxId}": ${daemon.lastWords()}`,
-    );
-  }
+  ).catch((error: unknown) => {
+    // It can fail to bind (no inode is left) and live on.
+    throw codeOf(error) === "deadline_exceeded" ? cannotStart("deadline_exceeded") : error;
+  });
+  if (outcome === "ended") throw cannotStart("unavailable");
   const owned = cleanup.move();
   return { daemon, [Symbol.asyncDispose]: () => owned[Symbol.asyncDispose]() };
 }
