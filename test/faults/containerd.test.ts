@@ -51,10 +51,9 @@ fault(containerd, "SIGKILL of containerd", "running", async (scene) => {
 fault(containerd, "SIGKILL of containerd", "running, QEMU dies while it is away", async (scene) => {
   const task = await scene.start(forever);
   await scene.containerd.kill();
-  signalAll([task.pid], "SIGKILL");
-  while (isRunning(task.pid)) await sleep(20);
   await using daemon = await connectDaemon(scene);
-  expect(await daemon.exitStatus(), "exit status that the daemon knows").toBe(255);
+  signalAll([task.pid], "SIGKILL");
+  expect(await daemon.wait(), "exit status that the daemon knows").toBe(255);
   scene.strike(() => {});
   await scene.restartContainerd();
   await scene.expectExit({ exitCode: 255, withinSeconds: 15 });
@@ -108,7 +107,7 @@ fault(containerd, "SIGKILL of containerd", "delete", async (scene) => {
   await deleting;
   // A containerd that is back before the daemon has finished takes the shim for one in use: so it is with all shims.
   while (isRunning(pid)) await sleep(20);
-  await sleep(500);
+  await sleep(500); // From QEMU's end to the end of the delete.
   await scene.restartContainerd();
   await removeWhatIsThere(scene);
 });

@@ -9,8 +9,6 @@ import type { Scene } from "./scene.ts";
 export interface DaemonClient extends AsyncDisposable {
   /** Resolves with the exit status of the container's init. */
   wait(): Promise<number>;
-  /** The exit status of the container's init; 0 while it runs. */
-  exitStatus(): Promise<number>;
 }
 
 const service = "containerd.task.v3.Task";
@@ -22,8 +20,6 @@ export async function connectDaemon(scene: Scene): Promise<DaemonClient> {
   const request = { id: scene.id, execId: "" };
   return {
     wait: async () => (await client.call(service, taskMethods.wait, request)).exitStatus ?? 0,
-    exitStatus: async () =>
-      (await client.call(service, taskMethods.state, request, { timeoutMs: 5_000 })).exitStatus ?? 0,
     [Symbol.asyncDispose]: () => client[Symbol.asyncDispose](),
   };
 }

@@ -180,7 +180,9 @@ for (const { what, option } of [
               .replace(/"[^"]*"/g, "…"),
           );
           // vhost-device-vsock does not say why it cannot bind its socket.
-          expect(result.stderr, `the message at step ${step}`).toMatch(/no space left|ENOSPC|bind a unix/i);
+          expect(result.stderr, `the message at step ${step}: ${result.stderr.trim()}`).toMatch(
+            /no space left|ENOSPC|bind a unix/i,
+          );
         }
         const left = readdirSync(state.path, { recursive: true }).map(String);
         expect(

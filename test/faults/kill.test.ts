@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { expect } from "vitest";
 import { findPart, isRunning, type PartName, signalAll, waitForPart } from "./parts.ts";
-import { containerdOfFile, fault } from "./scene.ts";
+import { containerdOfFile, fault, type Scene } from "./scene.ts";
 
 const containerd = containerdOfFile();
 const forever = ["sleep", "3600"];
@@ -74,22 +74,24 @@ for (const { part, exitCode } of parts) {
     else expect(end).toMatchObject({ exitCode: expect.any(Number), timedOut: false });
   });
 
-  fault(containerd, name, "delete", async (scene) => {
+  const deleting = async (scene: Scene) => {
     await scene.start(["sh", "-c", "exit 7"]);
     await scene.expectExit({ exitCode: 7, withinSeconds: 60 });
     const pids = findPart(scene.id, part);
-    const deleting = scene.containerd.ctr(["task", "delete", scene.id]);
+    const answer = scene.containerd.ctr(["task", "delete", scene.id]);
     // In the middle of it: ctr takes some 30 ms to begin, the power-off of the guest 50 ms and more.
     await sleep(70);
     scene.strike(kill(pids));
-    const { exitCode: seen } = await deleting;
+    const { exitCode: seen } = await answer;
     scene.note(`delete answered ${seen} after ${scene.elapsed().toFixed(2)} s`);
     expect(scene.elapsed(), "seconds of the delete").toBeLessThan(10);
     // The daemon may be dead before it could answer; containerd then cleans up by itself.
     if (part !== "daemon") expect(seen, "exit code of `ctr task delete`").toBe(0);
     await scene.containerd.ctr(["task", "delete", "--force", scene.id]);
     await scene.containerd.ctrOk(["container", "rm", scene.id]);
-  });
+  };
+  // For a daemon that dies before its delete is over containerd makes up an exit, whatever it was told before.
+  fault(containerd, name, "delete", deleting, part === "daemon" ? { exits: "unchecked" } : {});
 }
 
 // An orderly end of the daemon by hand, or by a service manager that takes it for its own.

@@ -19,11 +19,11 @@ export function findPart(containerId: string, part: PartName): number[] {
   return markedProcesses({ marks: [containerId] }, /./).filter((pid) => nameOf(pid) === name);
 }
 
-/** Waits until the part is there: processes of others announce themselves to nobody. */
-export async function waitForPart(containerId: string, part: PartName): Promise<number[]> {
+/** Waits until so many processes of the part are there: processes of others announce themselves to nobody. */
+export async function waitForPart(containerId: string, part: PartName, count = 1): Promise<number[]> {
   for (const end = performance.now() + 30_000; performance.now() < end; await sleep(10)) {
     const pids = findPart(containerId, part);
-    if (pids.length > 0) return pids;
+    if (pids.length >= count) return pids;
   }
   throw new Error(`No ${part} of "${containerId}" within 30 s`);
 }

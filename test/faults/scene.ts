@@ -6,6 +6,7 @@ import { type Containerd, startContainerd, type Task } from "../support/containe
 import { type ContainerdEvent, type EventStream, watchEvents } from "../support/containerd-events.ts";
 import { expectNoLeaks, takeSnapshot } from "../support/leaks.ts";
 import type { Thing } from "../support/leaks-scope.ts";
+import { isRunning } from "./parts.ts";
 import { record } from "./rows.ts";
 
 /** One fault in one phase of one container's life. What is seen is noted and becomes a row of the matrix. */
@@ -86,6 +87,8 @@ export function fault(
     };
     await attempt(() => stage.watch());
     await attempt(() => body(stage));
+    // A scene without containerd that failed before it was back.
+    if (!isRunning(containerd.pid)) await attempt(() => stage.restartContainerd());
     if (options.exits !== "unchecked") await attempt(async () => stage.checkExits());
     await attempt(() => stage.end());
     await attempt(async () => {
