@@ -26,7 +26,7 @@ export function shimService(life: Life, sandbox: Sandbox): Handlers<typeof shimM
         await abortable(process.wait(), signal);
       } catch {
         // Whoever stood for it on the host is gone. One that has ended meanwhile, or was never started, needs nothing.
-        await process.kill(sigkill, true).catch(ignoreCode("not_found", "failed_precondition"));
+        await process.kill(sigkill, execId === "").catch(ignoreCode("not_found", "failed_precondition"));
       }
       return {};
     },
