@@ -19,10 +19,20 @@ const executables: readonly Executable[] = [
   {
     name: "containerd-shim-caisson-v2",
     entry: "src/shim/main.ts",
-    nodeOptions: [...commonOptions, "--disable-sigusr1", "--max-semi-space-size=1", "--max-old-space-size=256"],
+    nodeOptions: [
+      ...commonOptions,
+      "--disable-sigusr1",
+      "--max-semi-space-size=1",
+      "--max-old-space-size=256",
+    ],
   },
   // Not for this one: the flag blocks SIGUSR1, which belongs to the container.
   { name: "caisson", entry: "src/cli/main.ts", nodeOptions: commonOptions },
+  {
+    name: "caisson-oci",
+    entry: "src/oci-cli/main.ts",
+    nodeOptions: [...commonOptions, "--max-semi-space-size=1"],
+  },
 ];
 
 /**
