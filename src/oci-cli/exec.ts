@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
-import { ignoreCode, RuntimeError } from "../base/errors.ts";
+import { RuntimeError } from "../base/errors.ts";
 import { readRegularFile } from "../base/files.ts";
 import { identify } from "../base/processes.ts";
 import { parseStrictJson } from "../base/strict-json.ts";
@@ -11,7 +11,7 @@ import { writePidFile } from "./create.ts";
 import { type Host, requireRoot } from "./host.ts";
 import { probe } from "./probe.ts";
 import { processFailure } from "./process-failure.ts";
-import { noteExec, openProxy, type ProxyRequest, spawnProxy } from "./proxy-process.ts";
+import { forgetExec, noteExec, openProxy, type ProxyRequest, spawnProxy } from "./proxy-process.ts";
 import type { ContainerRecord } from "./store.ts";
 import { terminalKind } from "./terminal-kind.ts";
 
@@ -109,8 +109,7 @@ async function runHere(
   proxy.attach(relay);
   if (pidFile !== undefined) await writePidFile(pidFile, process.pid);
   const exitCode = await proxy.ended();
-  // The daemon need not remember it; one that died has nothing to forget.
-  await client.delete(execId).catch(ignoreCode("unavailable", "failed_precondition"));
+  await forgetExec(client, request.ioDirectory, execId);
   return exitCode;
 }
 

@@ -1,4 +1,5 @@
 import { RuntimeError } from "../base/errors.ts";
+import { Interruption } from "../client/signal-relay.ts";
 import { version } from "../shim/version.ts";
 import { type Command, commands } from "./commands.ts";
 import { type Flag, type FlagValues, parseFlags } from "./flags.ts";
@@ -54,7 +55,7 @@ export async function runProgram(
     return await command.run(host, parsed.values, parsed.rest);
   } catch (error) {
     report(error, reporting, command?.failurePrefix);
-    return command?.failureCode ?? 1;
+    return error instanceof Interruption ? 128 + error.signal : (command?.failureCode ?? 1);
   }
 }
 

@@ -6,11 +6,11 @@
  * everything is noted. A proxy whose starter dies before that ends, and its process with it.
  */
 import { spawn } from "node:child_process";
-import { writeFile } from "node:fs/promises";
+import { rm, writeFile } from "node:fs/promises";
 import { Socket } from "node:net";
 import { join } from "node:path";
 import type { Duplex } from "node:stream";
-import { type Code, codeOf, describe, RuntimeError } from "../base/errors.ts";
+import { type Code, codeOf, describe, ignoreCode, RuntimeError } from "../base/errors.ts";
 import { minimalEnvironment } from "../base/exec.ts";
 import { identify, type ProcessIdentity } from "../base/processes.ts";
 import { SignalRelay } from "../client/signal-relay.ts";
@@ -93,8 +93,9 @@ export async function runProxy(): Promise<number> {
   const request = await handshake.receive<ProxyRequest>();
   if (request === undefined) return 1;
   let proxy: ProcessProxy;
+  let client: TaskClient;
   try {
-    const client = await TaskClient.connect(request.address, request.sandboxId);
+    client = await TaskClient.connect(request.address, request.sandboxId);
     proxy = await openProxy(client, request);
     proxy.attach(relay);
   } catch (error) {
@@ -109,6 +110,7 @@ export async function runProxy(): Promise<number> {
   const exitCode = await proxy.ended();
   try {
     proxy[Symbol.dispose]();
+    if (request.process.tag === "exec") await forgetExec(client, request.ioDirectory, request.process.execId);
   } catch {
     // Somebody removes the container at the same time.
   }
@@ -136,6 +138,12 @@ export async function openProxy(client: TaskClient, request: ProxyRequest): Prom
     }
   };
   return await ProcessProxy.open({ client, execId, ioDirectory, terminal, register });
+}
+
+/** Nobody asks for an exec that has ended: neither the daemon nor the note need keep it. */
+export async function forgetExec(client: TaskClient, ioDirectory: string, execId: string): Promise<void> {
+  await rm(`${ioDirectory}.json`, { force: true });
+  await client.delete(execId).catch(ignoreCode("unavailable", "failed_precondition"));
 }
 
 /** Notes who stands for an exec, for `ps` and `delete`. */
