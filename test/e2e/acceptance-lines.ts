@@ -1,6 +1,6 @@
 import type { Containerd } from "../support/containerd.ts";
 
-/** Whether the long cases and the older containerds are wanted: `make test-all`. */
+/** Whether the long cases are wanted: `make test-all`. */
 export const runsAll = process.env["CAISSON_TEST_LEVEL"] === "all";
 
 /** One line of the acceptance checklist. */

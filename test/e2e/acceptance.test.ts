@@ -8,7 +8,7 @@ import { basename, join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, test } from "vitest";
 import { type Containerd, isCaisson, startContainerd } from "../support/containerd.ts";
 import { checkLeaksAroundEachTest } from "../support/leaks.ts";
-import { type Line, runsAll } from "./acceptance-lines.ts";
+import type { Line } from "./acceptance-lines.ts";
 import { methodLines } from "./acceptance-methods.ts";
 import { restartLines } from "./acceptance-restart.ts";
 import { settingLines } from "./acceptance-settings.ts";
@@ -23,10 +23,7 @@ const given = process.env["CAISSON_TEST_CONTAINERDS"] ?? process.env["CAISSON_TE
 const folders = (given ?? join(homedir(), ".cache/caisson/go/containerd-2.3.7")).split(":");
 /** "containerd-1.6.20~ds1-1+deb12u3" → "1.6.20" */
 const versionOf = (folder: string) => /\d+\.\d+\.\d+/.exec(basename(folder))?.[0] ?? basename(folder);
-const columns = (runsAll ? folders : folders.slice(0, 1)).map((folder) => ({
-  folder,
-  version: versionOf(folder),
-}));
+const columns = folders.map((folder) => ({ folder, version: versionOf(folder) }));
 
 const results = new Map<string, string>();
 const cell = (line: Line, version: string) => `${line.name} ${version}`;
