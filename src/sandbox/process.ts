@@ -10,6 +10,8 @@ const sigkill = 9;
 const killTimeoutMs = 4_000;
 /** An init that took a SIGKILL and has not ended by then waits in the guest's kernel for what does not come. */
 const endTimeoutMs = 5_000;
+/** How long an exit waits for the end of a terminal's output, which a child may hold open. */
+const terminalLagMs = 1_000;
 
 export interface ProcessOptions {
   readonly containerId: string;
@@ -136,7 +138,7 @@ export class GuestProcess implements Process {
     const exit: ExitStatus = { exitCode, exitedAt: new Date() };
     await this.#starting;
     this.#io?.endStdin();
-    if (this.#io !== undefined) await within(this.#io.exitSeen, this.#options.drainTimeoutMs, undefined);
+    await this.#drained();
     this.#state = transition(this.#state, { tag: "stopped", exit });
     this.#exit.resolve(exit);
     return exit;
@@ -150,10 +152,21 @@ export class GuestProcess implements Process {
     const exit = state.tag === "stopped" ? state.exit : { exitCode: 0, exitedAt: new Date() };
     this.#state = transition(state, { tag: "deleted", exit });
     // The process's own output is out when `exitSeen` has resolved; what children left behind still write is cut here.
-    if (this.#io !== undefined) await within(this.#io.exitSeen, this.#options.drainTimeoutMs, undefined);
+    await this.#drained();
     this.#io?.close();
     this.#exit.resolve(exit);
     return exit;
+  }
+
+  /**
+   * Resolves when what the process itself wrote is out. A terminal hands written bytes on a little later (its line
+   * discipline runs in the guest kernel's background), so that the mark can come before the last of them; the end of the
+   * stream cannot, and it follows at once unless a child holds the terminal.
+   */
+  async #drained(): Promise<void> {
+    if (this.#io === undefined) return;
+    await within(this.#io.exitSeen, this.#options.drainTimeoutMs, undefined);
+    if (this.stdio.terminal) await within(this.#io.finished, terminalLagMs, undefined);
   }
 
   /** Closes its streams. */
