@@ -186,6 +186,29 @@ async function expectBackgroundChildIsNoObstacle(
   expect(await daemon.code("delete", exec)).toBe("ok");
 }
 
+/** What Docker does, without Docker: the network comes when the pid is known. */
+async function lateNetworkLine(containerd: Containerd): Promise<void> {
+  const id = containerd.id("late");
+  using outside = makeOutsideNetwork(containerd.id("outside"));
+  const ping = ["ping", "-c", "1", "-w", "20", outside.address];
+  using tasks = connectTasks(containerd);
+  await tasks.create(id, ["sleep", "3600"]);
+  await using daemon = await daemonOf(containerd, id);
+  const created = (await daemon.call("state", { id })) as { pid: number };
+  outside.plug(created.pid);
+  await tasks.start(id);
+  const { stdout } = await containerd.ctrOk(["task", "exec", "--exec-id", "ping", id, ...ping]);
+  expect(stdout).toContain("1 packets received");
+  await containerd.ctrOk(["task", "kill", "--signal", "9", id]);
+  await daemon.call("wait", { id });
+  await containerd.ctrOk(["task", "delete", id]);
+  await containerd.ctrOk(["container", "delete", id]);
+
+  using hooked = makeOutsideNetwork(containerd.id("hooked"));
+  const { output } = await runModelContainer({ command: ping, hooks: { prestart: [plugHook(hooked)] } });
+  expect(output).toContain("1 packets received");
+}
+
 /** What a task and its execs say, in which order, and to the last byte. */
 export const taskLines: readonly Line[] = [
   {
