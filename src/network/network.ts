@@ -81,6 +81,7 @@ export async function attachNetwork(options: {
       tap: tapName(index),
     }));
     await redirectLinks(netnsPath, redirects, limits);
+    signal.throwIfAborted();
   }
   const owned = cleanup.move();
   return { nics, guest, closeTaps, [Symbol.asyncDispose]: () => owned[Symbol.asyncDispose]() };

@@ -55,6 +55,7 @@ export function openSpareNic(netnsPath: string): SpareNic {
     }
     await runIp(netnsPath, planTapUp(tap, link.mtu, { ipv6: existsSync("/proc/sys/net/ipv6") }), limits);
     await redirectLinks(netnsPath, [{ link: link.name, macAddress: link.macAddress, tap }], limits);
+    signal.throwIfAborted();
     return guest;
   };
   return {

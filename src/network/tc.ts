@@ -22,12 +22,15 @@ export interface Redirect {
 /**
  * Joins links and taps: one child process, two more where somebody else has a qdisc on the ingress of a link already.
  * It works as well over what an earlier sandbox left.
+ *
+ * Takes no signal: a child killed between a qdisc and its filter would leave a qdisc of which nobody can say whose it is.
  */
 export async function redirectLinks(
   netnsPath: string,
   redirects: readonly Redirect[],
-  options: CommandOptions,
+  { timeoutMs }: Omit<CommandOptions, "signal">,
 ): Promise<void> {
+  const options = { timeoutMs };
   const run = (taken: ReadonlySet<string>) =>
     runTc(
       netnsPath,
@@ -37,7 +40,6 @@ export async function redirectLinks(
   try {
     await run(new Set());
   } catch (error) {
-    options.signal?.throwIfAborted();
     // Of the kinds of qdisc for ingress a link has one, and ours cannot replace a foreign one, but its filter can be in it.
     const [qdiscs] = await showTc<Qdisc>(netnsPath, ["qdisc show"], options);
     const taken = new Set((qdiscs ?? []).filter(isForIngress).map(({ dev }) => dev));
@@ -52,10 +54,11 @@ export function planRedirect(
   { makeQdisc }: { makeQdisc: boolean },
 ): string[] {
   return [
-    ...(makeQdisc ? [`qdisc replace dev ${link} ingress`] : []),
     `qdisc replace dev ${tap} ingress`,
     filter(tap, dropPref, `handle 1 ${drop}`),
     filter(tap, redirectPref, `handle 800::1 u32 match ether src ${macAddress} ${redirectTo(link)}`),
+    // Together with its filter, by which it is known to be ours.
+    ...(makeQdisc ? [`qdisc replace dev ${link} ingress`] : []),
     // Not u32: its handles are common to a qdisc's filters, and this one may be in a foreign qdisc.
     filter(link, redirectPref, `handle 1 ${allFrames} ${redirectTo(tap)}`),
   ];

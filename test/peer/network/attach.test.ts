@@ -153,7 +153,7 @@ test("when it fails half-way nothing is left", async () => {
 test("an aborted attach throws the reason and leaves nothing", async () => {
   using net = makePod();
   const before = picture(net.pod);
-  for (const delayMs of [0, 3, 6, 9, 12, 15, 18]) {
+  for (let delayMs = 0; delayMs < 60; delayMs += 2) {
     const controller = new AbortController();
     const reason = new Error("enough");
     setTimeout(() => controller.abort(reason), delayMs);

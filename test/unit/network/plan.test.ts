@@ -5,12 +5,12 @@ import { planRedirect, planRedirectRemoval } from "../../../src/network/tc.ts";
 test("planRedirect() joins both ways and drops what does not come from the link's MAC address", () => {
   const redirect = { link: "eth0", tap: "tap0_caisson", macAddress: "02:00:00:00:00:10" };
   const plan = planRedirect(redirect, { makeQdisc: true });
-  expect(planRedirect(redirect, { makeQdisc: false })).toEqual(plan.slice(1));
+  expect(planRedirect(redirect, { makeQdisc: false })).toEqual(plan.toSpliced(3, 1));
   expect(plan).toEqual([
-    "qdisc replace dev eth0 ingress",
     "qdisc replace dev tap0_caisson ingress",
     'filter replace dev tap0_caisson ingress protocol all pref 51734 handle 1 bpf bytecode "1,6 0 0 2" direct-action',
     "filter replace dev tap0_caisson ingress protocol all pref 51733 handle 800::1 u32 match ether src 02:00:00:00:00:10 action mirred egress redirect dev eth0",
+    "qdisc replace dev eth0 ingress",
     'filter replace dev eth0 ingress protocol all pref 51733 handle 1 bpf bytecode "1,6 0 0 4294967295" action mirred egress redirect dev tap0_caisson',
   ]);
 });
