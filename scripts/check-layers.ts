@@ -7,10 +7,10 @@ import { dirname, join, normalize } from "node:path";
 
 /** Top first. Folders of one row know nothing of each other. */
 const rows: readonly (readonly string[])[] = [
-  ["cli", "oci-cli"],
+  ["cli", "oci-cli", "library"],
   ["client"],
   ["shim"],
-  ["sandbox"],
+  ["sandbox", "image"],
   ["hypervisor", "network", "storage", "agent-client"],
   ["oci", "config", "ttrpc"],
   ["base"],

@@ -3,11 +3,10 @@ import { RuntimeError } from "../base/errors.ts";
 import type { AcceleratorSetting } from "../config/config.ts";
 import type { Mount } from "../sandbox/model.ts";
 import type { ContainerPaths } from "./container-store.ts";
-import type { Image } from "./image-store.ts";
-import type { Volume } from "./options.ts";
+import type { Image } from "../image/store.ts";
 import { signalNumber } from "../client/signal-names.ts";
-import { buildSpec, chooseArgs } from "./spec.ts";
-import { resolveUser } from "./users.ts";
+import { buildSpec, chooseArgs, type Volume } from "../image/spec.ts";
+import { resolveUser } from "../image/users.ts";
 
 /** The arguments of `run`, checked. */
 export interface RunOptions {

@@ -3,8 +3,8 @@ import { join } from "node:path";
 import { RuntimeError } from "../base/errors.ts";
 import { ignore, readRegularFile, systemErrorCode, writeFileAtomic } from "../base/files.ts";
 import { checkId } from "../base/ids.ts";
-import { parseObject, property } from "./image-config.ts";
-import { removeTree } from "../client/remove-tree.ts";
+import { parseObject, property } from "../base/json.ts";
+import { removeTree } from "../storage/remove-tree.ts";
 
 /** Where the things of one container lie. */
 export interface ContainerPaths {

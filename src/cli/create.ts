@@ -8,7 +8,7 @@ import { type ContainerPlan, planRootfs, type RunOptions } from "./container-pla
 import type { ContainerPaths, ContainerRecord } from "./container-store.ts";
 import { commandFailure } from "./failure.ts";
 import { type Host, shimOf } from "./host.ts";
-import type { Image } from "./image-store.ts";
+import type { Image } from "../image/store.ts";
 import { type Keeper, takeKeeper } from "./keeper.ts";
 import { formatConfig } from "../client/settings.ts";
 import { deleteShim, startShim } from "../client/shim-program.ts";

@@ -5,13 +5,13 @@ import { readRegularFile } from "../base/files.ts";
 import { attach } from "./attach.ts";
 import { commandFailure } from "./failure.ts";
 import { type Host, requireRoot } from "./host.ts";
-import { property } from "./image-config.ts";
+import { property } from "../base/json.ts";
 import { probe } from "./liveness.ts";
 import { ProcessIo } from "../client/process-io.ts";
 import { SignalRelay } from "../client/signal-relay.ts";
-import { mergeEnvironment, type ProcessSpec } from "./spec.ts";
+import { mergeEnvironment, type ProcessSpec } from "../image/spec.ts";
 import { checkTerminal } from "./terminal.ts";
-import { resolveUser } from "./users.ts";
+import { resolveUser } from "../image/users.ts";
 
 /** The arguments of `exec`, checked. */
 export interface ExecOptions {

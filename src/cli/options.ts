@@ -2,13 +2,7 @@ import { statSync } from "node:fs";
 import { isAbsolute, resolve } from "node:path";
 import { RuntimeError } from "../base/errors.ts";
 import type { AcceleratorSetting } from "../config/config.ts";
-
-/** A directory or file of the host that the container sees. */
-export interface Volume {
-  readonly source: string;
-  readonly destination: string;
-  readonly readOnly: boolean;
-}
+import type { Volume } from "../image/spec.ts";
 
 const unitBytes: ReadonlyMap<string, number> = new Map([
   ["", 1],

@@ -1,6 +1,7 @@
 import { Command } from "commander";
 import { RuntimeError } from "../base/errors.ts";
 import { checkId } from "../base/ids.ts";
+import type { Volume } from "../image/spec.ts";
 import { version } from "../shim/version.ts";
 import { randomContainerId } from "./container-plan.ts";
 import { exitCodeOf, exitCodes, report } from "./failure.ts";
@@ -14,7 +15,6 @@ import {
   parseSeconds,
   parseVolume,
   parseWorkingDirectory,
-  type Volume,
 } from "./options.ts";
 import { waitCommand } from "./wait-command.ts";
 

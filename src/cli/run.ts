@@ -12,7 +12,7 @@ import type { ContainerPaths } from "./container-store.ts";
 import { createContainer, type CreatedContainer } from "./create.ts";
 import { commandFailure } from "./failure.ts";
 import { type Host, namespace, requireRoot } from "./host.ts";
-import { openImage } from "./image-store.ts";
+import { openImage } from "../image/store.ts";
 import { ProcessIo } from "../client/process-io.ts";
 import { SignalRelay } from "../client/signal-relay.ts";
 import { fileSink } from "../client/sinks.ts";

@@ -1,6 +1,6 @@
 import { readRegularFile } from "../base/files.ts";
 import type { Phase } from "../sandbox/timeline.ts";
-import { parseObject, property } from "./image-config.ts";
+import { parseObject, property } from "../base/json.ts";
 
 const maxTimelineBytes = 256 * 1024;
 

@@ -1,6 +1,6 @@
 import { RuntimeError } from "../base/errors.ts";
 import { containerd } from "../gen/containerd.js";
-import { runChild } from "./child.ts";
+import { runChild } from "../base/child.ts";
 
 // Starting the daemon boots nothing yet; `delete` has to end a VM and its helpers.
 const startTimeoutMs = 30_000;

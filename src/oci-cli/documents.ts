@@ -3,7 +3,7 @@ import { existsSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { RuntimeError } from "../base/errors.ts";
-import { defaultMounts, defaultPath, maskedPaths, readonlyPaths } from "../client/spec-defaults.ts";
+import { defaultMounts, defaultPath, maskedPaths, readonlyPaths } from "../oci/spec-defaults.ts";
 import { version } from "../shim/version.ts";
 
 const capabilities = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"];

@@ -5,7 +5,7 @@ import { RuntimeError } from "../base/errors.ts";
 import { ignore, readRegularFile, systemErrorCode, writeFileAtomic } from "../base/files.ts";
 import { checkId } from "../base/ids.ts";
 import type { ProcessIdentity } from "../base/processes.ts";
-import { removeTree } from "../client/remove-tree.ts";
+import { removeTree } from "../storage/remove-tree.ts";
 
 /** Where the things of one container lie. None of them is a mount. */
 export interface ContainerPaths {

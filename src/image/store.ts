@@ -1,20 +1,15 @@
 import { createHash, randomBytes } from "node:crypto";
 import { mkdir, readdir, rename, stat } from "node:fs/promises";
 import { join } from "node:path";
+import { runChild } from "../base/child.ts";
 import { errnoOf, RuntimeError } from "../base/errors.ts";
 import { ignore, readRegularFile, systemErrorCode, writeFileAtomic } from "../base/files.ts";
+import { parseObject, property } from "../base/json.ts";
 import { identify, isAlive } from "../base/processes.ts";
-import { runChild } from "../client/child.ts";
-import {
-  emptyImageConfig,
-  type ImageConfig,
-  parseImageConfig,
-  parseObject,
-  property,
-} from "./image-config.ts";
-import { chooseEntry, readImageConfigText, readLayout } from "./image-layout.ts";
-import { type ImageReference, parseImageReference, skopeoSource } from "./image-reference.ts";
-import { removeTree } from "../client/remove-tree.ts";
+import { removeTree } from "../storage/remove-tree.ts";
+import { emptyImageConfig, type ImageConfig, parseImageConfig } from "./config.ts";
+import { chooseEntry, readImageConfigText, readLayout } from "./layout.ts";
+import { type ImageReference, parseImageReference, skopeoSource } from "./reference.ts";
 
 /** An image that is ready to run. */
 export interface Image {

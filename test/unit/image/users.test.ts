@@ -1,8 +1,8 @@
 import { execFileSync } from "node:child_process";
 import { mkdirSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
-import { readFileInRootfs } from "../../../src/cli/rootfs-file.ts";
-import { resolveUser } from "../../../src/cli/users.ts";
+import { readFileInRootfs } from "../../../src/image/rootfs-file.ts";
+import { resolveUser } from "../../../src/image/users.ts";
 import { createTempDir, type TempDir } from "../../support/temp-dir.ts";
 
 function makeRootfs(passwd: string | undefined, group?: string): TempDir {

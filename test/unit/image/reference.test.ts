@@ -1,7 +1,7 @@
 import { describe, expect, test } from "vitest";
-import { emptyImageConfig, parseImageConfig } from "../../../src/cli/image-config.ts";
-import { chooseEntry, type LayoutEntry } from "../../../src/cli/image-layout.ts";
-import { parseImageReference, skopeoSource } from "../../../src/cli/image-reference.ts";
+import { emptyImageConfig, parseImageConfig } from "../../../src/image/config.ts";
+import { chooseEntry, type LayoutEntry } from "../../../src/image/layout.ts";
+import { parseImageReference, skopeoSource } from "../../../src/image/reference.ts";
 
 const digest = "a".repeat(64);
 

@@ -1,5 +1,4 @@
-import type { ImageConfig } from "./image-config.ts";
-import type { Volume } from "./options.ts";
+import type { ImageConfig } from "./config.ts";
 import {
   defaultCapabilities,
   defaultMounts,
@@ -8,8 +7,15 @@ import {
   defaultRlimits,
   maskedPaths,
   readonlyPaths,
-} from "../client/spec-defaults.ts";
+} from "../oci/spec-defaults.ts";
 import type { ContainerUser } from "./users.ts";
+
+/** A directory or file of the host that the container sees. */
+export interface Volume {
+  readonly source: string;
+  readonly destination: string;
+  readonly readOnly: boolean;
+}
 
 export interface SpecRequest {
   readonly containerId: string;

@@ -1,8 +1,8 @@
 import { execFileSync } from "node:child_process";
 import { mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { expect, test } from "vitest";
-import { type Image, type ImageOptions, openImage } from "../../../src/cli/image-store.ts";
-import { removeTree } from "../../../src/client/remove-tree.ts";
+import { type Image, type ImageOptions, openImage } from "../../../src/image/store.ts";
+import { removeTree } from "../../../src/storage/remove-tree.ts";
 import { createTempDir, type TempDir } from "../../support/temp-dir.ts";
 
 /** A layout with one image in two layers, made by umoci. */

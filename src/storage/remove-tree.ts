@@ -1,6 +1,6 @@
+import { runChild } from "../base/child.ts";
 import { RuntimeError } from "../base/errors.ts";
-import { mountsBelow, unmountAllBelow } from "../storage/mount.ts";
-import { runChild } from "./child.ts";
+import { mountsBelow, unmountAllBelow } from "./mount.ts";
 
 const removalTimeoutMs = 600_000;
 

@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import { RuntimeError } from "../base/errors.ts";
 import { readRegularFile } from "../base/files.ts";
-import { parseObject, property } from "./image-config.ts";
+import { parseObject, property } from "../base/json.ts";
 
 /** An entry of an OCI layout's index (image-spec, image-layout.md). */
 export interface LayoutEntry {

@@ -1,7 +1,7 @@
 import { execa } from "execa";
-import { RuntimeError } from "../base/errors.ts";
-import { minimalEnvironment } from "../base/exec.ts";
-import { foreignText } from "../base/log.ts";
+import { RuntimeError } from "./errors.ts";
+import { minimalEnvironment } from "./exec.ts";
+import { foreignText } from "./log.ts";
 
 export interface ChildOptions {
   /** For messages: `Cannot <action>: <its last words>`. */

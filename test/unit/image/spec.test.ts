@@ -1,13 +1,13 @@
 import { expect, test } from "vitest";
 import { planExec } from "../../../src/cli/exec.ts";
-import { emptyImageConfig } from "../../../src/cli/image-config.ts";
-import { buildSpec, chooseArgs, mergeEnvironment, type SpecRequest } from "../../../src/cli/spec.ts";
+import { emptyImageConfig } from "../../../src/image/config.ts";
+import { buildSpec, chooseArgs, mergeEnvironment, type SpecRequest } from "../../../src/image/spec.ts";
 import {
   defaultCapabilities,
   defaultMounts,
   maskedPaths,
   readonlyPaths,
-} from "../../../src/client/spec-defaults.ts";
+} from "../../../src/oci/spec-defaults.ts";
 
 const path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
