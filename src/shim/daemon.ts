@@ -82,7 +82,9 @@ async function assemble(
   const metrics = new DaemonMetrics();
   const emit = (event: Parameters<typeof toTaskEvent>[0]) => {
     metrics.onEvent(event);
-    publisher.publish(toTaskEvent(event));
+    // For containers that a daemon leaves behind containerd makes the exit up itself, when the connection closes.
+    const isInitExit = event.type === "exit" && event.process.execId === "";
+    if (!(isInitExit && life.isEnding)) publisher.publish(toTaskEvent(event));
   };
   const sandbox = await parts.createSandbox({ namespace, sandboxId, config, log, emit, observer: metrics });
   let metricsServer: MetricsServer | undefined;

@@ -52,6 +52,11 @@ export class Life {
     return this.#containerIds().length;
   }
 
+  /** Whether the daemon ends; containers can be left then. */
+  get isEnding(): boolean {
+    return this.#isEnding;
+  }
+
   /** @throws unavailable  the daemon is ending */
   announce(containerId: string): void {
     if (this.#isEnding) throw ending(containerId);
