@@ -24,6 +24,9 @@ test-all: build ## checks and all tests
 fuzz: build ## feed all readers of foreign bytes what nobody would send: CAISSON_FUZZ_MINUTES each
 	@scripts/fuzz long
 
+test-library: build ## all tests of the npm library
+	@scripts/test-library
+
 test-faults: build ## the fault matrix: kill, stop and remove what a sandbox is made of
 	@scripts/test-faults
 
@@ -57,4 +60,4 @@ install: build ## install below $(DESTDIR)$(PREFIX)
 clean: ## remove build/; the cache stays
 	@scripts/clean
 
-.PHONY: help run build test test-all fuzz test-faults check fix gen bench agent native guest kernel install clean
+.PHONY: help run build test test-all fuzz test-library test-faults check fix gen bench agent native guest kernel install clean

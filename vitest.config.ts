@@ -27,8 +27,9 @@ export default defineConfig({
       suite("unit", { order: 1, parallel: true, timeoutMs: 20_000 }),
       suite("peer", { order: 2, parallel: true, timeoutMs: 60_000 }),
       suite("vm", { order: 3, parallel: false, timeoutMs: 5 * minutes }),
-      suite("e2e", { order: 4, parallel: false, timeoutMs: 5 * minutes }),
-      suite("faults", { order: 5, parallel: false, timeoutMs: 5 * minutes }),
+      suite("library", { order: 4, parallel: false, timeoutMs: 5 * minutes }),
+      suite("e2e", { order: 5, parallel: false, timeoutMs: 5 * minutes }),
+      suite("faults", { order: 6, parallel: false, timeoutMs: 5 * minutes }),
     ],
     // Prints every test with its time when it ends (and a skip's reason), then the standard closing lines.
     reporters: ["verbose"],

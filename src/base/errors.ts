@@ -25,7 +25,7 @@ export class RuntimeError extends Error {
 
   constructor(code: Code, message: string, options?: { cause?: unknown }) {
     super(message, options);
-    this.name = "RuntimeError";
+    this.name = "CaissonError";
     this.code = code;
   }
 }

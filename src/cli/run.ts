@@ -33,6 +33,7 @@ export async function run(host: Host, options: RunOptions): Promise<number> {
     openImage(options.image, {
       imagesDirectory: join(host.config.dataDirectory, "images"),
       signal,
+      showsProgress: true,
       report: (text) => process.stderr.write(`caisson: ${text}\n`),
       environment: process.env,
     }),

@@ -27,6 +27,8 @@ export interface ImageOptions {
   readonly signal: AbortSignal;
   /** Tells the user what is going on. */
   readonly report: (text: string) => void;
+  /** Shows the progress of a fetch on our stderr. */
+  readonly showsProgress?: boolean;
   /** Our environment: a registry may need the user's proxy and login. */
   readonly environment: Readonly<Record<string, string | undefined>>;
 }
@@ -149,7 +151,7 @@ async function fetchImage(
       {
         action: `fetch image "${name}"`,
         cwd: temporary,
-        showsProgress: true,
+        showsProgress: options.showsProgress ?? false,
         signal,
         environment: isRemote ? pick(options.environment, registryVariables) : {},
       },

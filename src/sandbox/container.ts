@@ -19,6 +19,7 @@ import type { SandboxObserver } from "./observer.ts";
 import { GuestProcess } from "./process.ts";
 import { loadConsoleSize } from "./console-size.ts";
 import type { VmSize } from "./sizing.ts";
+import { declareStdio } from "./stdio-ends.ts";
 import { planUpdate } from "./update.ts";
 
 /** A process that the guest kills with its init counts as killed by SIGKILL. */
@@ -96,7 +97,7 @@ export class GuestContainer implements Container {
   }
 
   async exec(request: ExecRequest): Promise<Process> {
-    const { execId, stdio, processJson } = request;
+    const { execId, stdio, streams, processJson } = request;
     if (execId === this.id || this.#execs.has(execId)) {
       throw new RuntimeError(
         "already_exists",
@@ -112,6 +113,7 @@ export class GuestContainer implements Container {
       containerId: this.id,
       execId,
       stdio,
+      streams,
       agent,
       drainTimeoutMs,
       hostPid,
@@ -124,13 +126,7 @@ export class GuestContainer implements Container {
         containerId: this.id,
         execId,
         ociProcessJson: processJson,
-        stdio: {
-          stdin: stdio.stdin !== "",
-          stdout: stdio.stdout !== "",
-          stderr: stdio.stderr !== "" && !stdio.terminal,
-          terminal: stdio.terminal,
-          ...loadConsoleSize(processJson),
-        },
+        stdio: { ...declareStdio(request), ...loadConsoleSize(processJson) },
       });
     } catch (error) {
       this.#execs.delete(execId);
@@ -247,7 +243,7 @@ export class GuestContainer implements Container {
   async #connectExec(process: GuestProcess): Promise<void> {
     using limit = scope(undefined, this.#options.drainTimeoutMs, `the stdio of process "${process.execId}"`);
     const { log, observer } = this.#options;
-    const io = await ProcessIo.open(process.stdio, log, limit.signal, observer);
+    const io = await ProcessIo.open(process, log, limit.signal, observer);
     process.attachIo(io);
     await io.connect(this.#options.openStream(process.execId), limit.signal);
   }

@@ -6,7 +6,7 @@
 import { closeSync, constants, createWriteStream, fstatSync, lstatSync, mkdirSync, openSync } from "node:fs";
 import { Socket } from "node:net";
 import { dirname } from "node:path";
-import type { Writable } from "node:stream";
+import type { Readable, Writable } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import { errnoOf, RuntimeError } from "../base/errors.ts";
 import { systemErrorCode } from "../base/files.ts";
@@ -18,7 +18,7 @@ const readerRetryMs = 5;
 
 export interface Input {
   /** Emits what the clients write; ends when we have let go (`release`) and every writer has closed. */
-  readonly stream: Socket;
+  readonly stream: Readable;
   /** Lets go of our own writing end. Idempotent. */
   release(): void;
   /** Ends it at once. Idempotent. */

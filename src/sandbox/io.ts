@@ -5,8 +5,8 @@ import { settleAll } from "../base/settle.ts";
 import { endFrame, encodeFrames, FrameDecoder } from "../agent-client/frames.ts";
 import type { StreamName } from "../agent-client/streams.ts";
 import { type Input, openInput, openOutput, type Output } from "./fifo.ts";
-import type { Stdio } from "./model.ts";
 import type { SandboxObserver } from "./observer.ts";
+import { type StdioEnds, streamInput, streamOutput } from "./stdio-ends.ts";
 
 /** Told of the bytes that were copied. */
 type CopyObserver = Pick<SandboxObserver, "onBytes">;
@@ -48,11 +48,19 @@ export class ProcessIo {
 
   /** Opens the caller's side; waits for the readers of FIFOs. On failure nothing stays open. */
   static async open(
-    stdio: Stdio,
+    { stdio, streams }: StdioEnds,
     log: Log,
     signal: AbortSignal,
     observer?: CopyObserver,
   ): Promise<ProcessIo> {
+    if (streams !== undefined) {
+      const { stdin, stdout, stderr } = streams;
+      const outputs = [
+        { name: "stdout", stream: stdout } as const,
+        { name: "stderr", stream: stdio.terminal ? undefined : stderr } as const,
+      ].flatMap(({ name, stream }) => (stream === undefined ? [] : [{ name, output: streamOutput(stream) }]));
+      return new ProcessIo(log, observer, stdin && streamInput(stdin), outputs);
+    }
     const opened: NamedOutput[] = [];
     let input: Input | undefined;
     // When one cannot be opened, the wait for the reader of the other one ends.

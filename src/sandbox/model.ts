@@ -1,3 +1,5 @@
+import type { Readable, Writable } from "node:stream";
+
 /**
  * The model that every front door (shim, OCI command line, library) works on: a sandbox is one microVM, holds
  * containers, and each container holds processes (its init and its execs).
@@ -22,6 +24,17 @@ export interface Stdio {
   readonly terminal: boolean;
 }
 
+/**
+ * Streams of this program in place of the files and FIFOs of `Stdio`. They are taken over: inputs are read to their end or
+ * destroyed, outputs are ended when the process has closed them.
+ */
+export interface StdioStreams {
+  readonly stdin?: Readable;
+  readonly stdout?: Writable;
+  /** Not with a terminal. */
+  readonly stderr?: Writable;
+}
+
 export interface CreateContainerRequest {
   readonly containerId: string;
   /** Absolute path of the bundle on the host; holds config.json. */
@@ -30,11 +43,15 @@ export interface CreateContainerRequest {
   readonly rootfs: readonly Mount[];
   readonly stdio: Stdio;
   readonly noPivotRoot: boolean;
+  /** Its init is a program of ours that only waits for its end, whatever `process.args` says. */
+  readonly isIdle?: boolean;
 }
 
 export interface ExecRequest {
   readonly execId: string;
   readonly stdio: Stdio;
+  /** Then `stdio` names no files and only says whether there is a terminal. */
+  readonly streams?: StdioStreams;
   /** OCI `Process` as JSON, the bytes as they came. */
   readonly processJson: Uint8Array;
 }

@@ -9,7 +9,7 @@ export interface SandboxObserver {
   /** A VM has booted up to its configured agent, or failed to. */
   onBoot(seconds: number, error: Code | undefined): void;
   /** The VM has ended without having been told to. */
-  onVmLost(): void;
+  onVmLost(reason: string): void;
   /** Bytes of a process's stream were taken over. */
   onBytes(stream: StreamName, count: number): void;
   /** A call to the guest's agent is over. */

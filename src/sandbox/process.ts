@@ -2,7 +2,7 @@ import type { Agent } from "../agent-client/agent.ts";
 import { codeOf, RuntimeError } from "../base/errors.ts";
 import { scope, within } from "../base/scope.ts";
 import type { ProcessIo } from "./io.ts";
-import type { ExitStatus, Process, ProcessState, Stdio } from "./model.ts";
+import type { ExitStatus, Process, ProcessState, Stdio, StdioStreams } from "./model.ts";
 import { transition } from "./process-state.ts";
 
 const sigkill = 9;
@@ -18,6 +18,7 @@ export interface ProcessOptions {
   /** Empty for init. */
   readonly execId: string;
   readonly stdio: Stdio;
+  readonly streams?: StdioStreams | undefined;
   readonly agent: Agent;
   readonly drainTimeoutMs: number;
   /** The VMM's process id. */
@@ -49,6 +50,10 @@ export class GuestProcess implements Process {
 
   get state(): ProcessState {
     return this.#state;
+  }
+
+  get streams(): StdioStreams | undefined {
+    return this.#options.streams;
   }
 
   get pid(): number {

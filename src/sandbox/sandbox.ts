@@ -1,5 +1,6 @@
 import type { GuestStdio } from "../agent-client/agent-types.ts";
 import { guestSpec } from "../agent-client/guest-spec.ts";
+import { withIdleInit } from "../agent-client/idle-init.ts";
 import { codeOf, describe, RuntimeError } from "../base/errors.ts";
 import { writeFileAtomic } from "../base/files.ts";
 import { checkId } from "../base/ids.ts";
@@ -21,6 +22,7 @@ import type { Container, CreateContainerRequest, Sandbox, SandboxEvent } from ".
 import type { SandboxObserver } from "./observer.ts";
 import { GuestProcess } from "./process.ts";
 import { removeSandbox } from "./remove.ts";
+import { declareStdio } from "./stdio-ends.ts";
 import { Timeline } from "./timeline.ts";
 import { bootSandboxVm, type SandboxVm } from "./vm.ts";
 
@@ -145,7 +147,8 @@ class VmSandbox implements Sandbox {
     const spec = await loadSpec(bundle);
     const config = configFor(spec.annotations, this.#options.config);
     // Before anything is made: what a guest cannot have is refused at once.
-    const ociConfigJson = Buffer.from(JSON.stringify(guestSpec(spec, containerId, stdio.terminal)));
+    const translated = guestSpec(spec, containerId, stdio.terminal);
+    const ociConfigJson = Buffer.from(JSON.stringify(request.isIdle ? withIdleInit(translated) : translated));
     const host = await this.#ensureHost();
     const containerLog = log.child({ container: containerId });
     let io: ProcessIo | undefined;
@@ -162,7 +165,7 @@ class VmSandbox implements Sandbox {
         orFail(
           this.#timeline.measure("mounts", () => addContainerFiles(request, spec, host.shared, host.journal)),
         ),
-        ProcessIo.open(stdio, containerLog, ioSignal, this.#options.observer).then((value) => {
+        ProcessIo.open({ stdio }, containerLog, ioSignal, this.#options.observer).then((value) => {
           io = value;
           return value;
         }),
@@ -289,7 +292,7 @@ class VmSandbox implements Sandbox {
     this.#lostReason = reason;
     const isExpected = this.#closing !== undefined;
     if (!isExpected) {
-      this.#options.observer?.onVmLost();
+      this.#options.observer?.onVmLost(reason);
       this.#options.log.error({ reason }, "the VM has ended");
     }
     // Who closes a sandbox with processes in it has asked for their end as well.
@@ -391,12 +394,6 @@ class VmSandbox implements Sandbox {
   }
 }
 
-function guestStdio({ stdio }: CreateContainerRequest, spec: Spec): GuestStdio {
-  return {
-    stdin: stdio.stdin !== "",
-    stdout: stdio.stdout !== "",
-    stderr: stdio.stderr !== "" && !stdio.terminal,
-    terminal: stdio.terminal,
-    ...consoleSizeOf(spec.process?.consoleSize),
-  };
+function guestStdio(request: CreateContainerRequest, spec: Spec): GuestStdio {
+  return { ...declareStdio(request), ...consoleSizeOf(spec.process?.consoleSize) };
 }

@@ -73,7 +73,7 @@ function readNow(fd: number): string {
 
 /** Opens the reading ends first, as containerd does. */
 async function openConnected(dir: TempDir, guest: Awaited<ReturnType<typeof startGuest>>, stdio: Stdio) {
-  const io = await ProcessIo.open(stdio, log, signal);
+  const io = await ProcessIo.open({ stdio }, log, signal);
   await io.connect(guest.open, signal);
   return { io, [Symbol.dispose]: () => io.close(), dir };
 }
@@ -244,7 +244,7 @@ test("open() fails at once when one stream is bad while another waits for its re
   const stdio = { ...silent, stdin: makeFifo(dir, "in"), stdout: makeFifo(dir, "out"), stderr: dir.path };
   const before = openFds();
 
-  const opening = ProcessIo.open(stdio, log, signal);
+  const opening = ProcessIo.open({ stdio }, log, signal);
 
   await expect(opening).rejects.toMatchObject({ code: "invalid_argument" });
   expect(openFds()).toBe(before);
@@ -260,7 +260,7 @@ test("connect() that is refused one stream closes the others, also those that co
   await using guest = await startGuest(dir);
   const stdio = { ...silent, stdout: makeFifo(dir, "out"), stderr: makeFifo(dir, "err") };
   const readers = Promise.all([readAll(stdio.stdout), readAll(stdio.stderr)]);
-  const io = await ProcessIo.open(stdio, log, signal);
+  const io = await ProcessIo.open({ stdio }, log, signal);
   const late = Promise.withResolvers<void>();
 
   const connecting = io.connect(async (name) => {
@@ -290,7 +290,7 @@ test("stderr is not opened for a terminal", async () => {
 });
 
 test("without streams everything has ended at once", async () => {
-  const io = await ProcessIo.open(silent, log, signal);
+  const io = await ProcessIo.open({ stdio: silent }, log, signal);
 
   await io.connect(() => Promise.reject(new Error("not called")), signal);
   await io.exitSeen;

@@ -1,0 +1,101 @@
+import type { Readable } from "node:stream";
+import type { AcceleratorSetting } from "../config/config.ts";
+
+/** What a sandbox is made of. Exactly one of `image` and `rootfs` is needed. */
+export interface SandboxOptions {
+  /**
+   * `oci:DIR[:TAG]`, `oci-archive:FILE`, `docker-archive:FILE`, or the name of an image in a registry. Fetched and
+   * unpacked once (by skopeo and umoci), then shared by all sandboxes, none of which can change it.
+   */
+  readonly image?: string;
+  /** A directory of this machine that holds a root file system. The sandbox writes into a layer of its own above it. */
+  readonly rootfs?: string;
+  /** Memory of the VM in MiB, its kernel included; default: as configured (512). */
+  readonly memoryMiB?: number;
+  /** CPUs of the VM; default: as configured (1). */
+  readonly vcpus?: number;
+  /** Bounds for all processes of the sandbox together, within what the VM has. */
+  readonly limits?: SandboxLimits;
+  /** Environment of every process, on top of the image's. */
+  readonly env?: Readonly<Record<string, string>>;
+  /** Working directory of every process, absolute; default: the image's, else "/". */
+  readonly cwd?: string;
+  /** `USER[:GROUP]`, names or numbers, that processes run as and that own the files that are put in; default: the image's, else root. */
+  readonly user?: string;
+  /** Directories and files of this machine that the sandbox sees. */
+  readonly mounts?: readonly SandboxMount[];
+  /**
+   * `"none"` (the default): no network but loopback. `{ namespacePath }`: the links of a network namespace of this
+   * machine, which stays the caller's.
+   */
+  readonly network?: "none" | { readonly namespacePath: string };
+  /** `kvm`, `tcg` (software emulation: no security boundary) or `auto`; default: as configured (`kvm`). */
+  readonly accelerator?: AcceleratorSetting;
+  /** After this many milliseconds, counted from the call of `create`, the sandbox is closed whatever it does. Default: no limit. */
+  readonly timeoutMs?: number;
+  /** Closes the sandbox when it aborts, or ends its creation. */
+  readonly signal?: AbortSignal;
+  /** Takes the log of the sandbox. Without it warnings and errors become warnings of the process (`process.emitWarning`). */
+  readonly onLog?: (entry: LogEntry) => void;
+}
+
+export interface SandboxLimits {
+  /** Above it processes are killed. At least 4; with the overhead for the guest's kernel it must fit into the VM. */
+  readonly memoryMiB?: number;
+  /** CPU time per time, for example 0.5. */
+  readonly cpus?: number;
+  /** Processes and threads at once. */
+  readonly pids?: number;
+}
+
+export interface SandboxMount {
+  /** Path on this machine. */
+  readonly source: string;
+  /** Absolute path in the sandbox. */
+  readonly target: string;
+  /** Default: false. The host enforces it. */
+  readonly readOnly?: boolean;
+}
+
+/** One line of a sandbox's log. */
+export interface LogEntry {
+  readonly level: "error" | "warn" | "info" | "debug";
+  readonly message: string;
+  /** What else is known about it. */
+  readonly fields: Readonly<Record<string, unknown>>;
+}
+
+/** How a process is started. */
+export interface SpawnOptions {
+  /** On top of the sandbox's. */
+  readonly env?: Readonly<Record<string, string>>;
+  /** Absolute; default: the sandbox's. */
+  readonly cwd?: string;
+  /** `USER[:GROUP]`; default: the sandbox's. */
+  readonly user?: string;
+  /** A terminal of this size in characters (`true`: 80 × 24). stdout then has everything, with the terminal's line ends. */
+  readonly tty?: boolean | { readonly columns: number; readonly rows: number };
+  /** Kills the process with SIGKILL when it aborts. */
+  readonly signal?: AbortSignal;
+  /** Kills the process with SIGKILL after this many milliseconds. */
+  readonly timeoutMs?: number;
+}
+
+export interface RunOptions extends SpawnOptions {
+  /** What the process reads; default: nothing. A string is sent as UTF-8. */
+  readonly stdin?: string | Uint8Array | Readable;
+  /** Bytes of stdout and of stderr, each, that are kept; a process that writes more is killed. Default: 10 MiB. */
+  readonly maxOutputBytes?: number;
+}
+
+/** How a process ended. */
+export interface ProcessExit {
+  /** 0 to 255; 128 + n when signal n has ended it. */
+  readonly exitCode: number;
+}
+
+export interface RunResult extends ProcessExit {
+  /** Decoded as UTF-8. */
+  readonly stdout: string;
+  readonly stderr: string;
+}

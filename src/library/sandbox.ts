@@ -1,0 +1,175 @@
+import { codeOf, describe, RuntimeError } from "../base/errors.ts";
+import type { ContainerStats } from "../sandbox/model.ts";
+import { checkCommand } from "./check.ts";
+import { type CommandHost, runCommand, spawnCommand } from "./command.ts";
+import type { SandboxEvent } from "./events.ts";
+import { keepAlive } from "./keep-alive.ts";
+import { trackOpen } from "./open-sandboxes.ts";
+import type { RunOptions, RunResult, SandboxOptions, SpawnOptions } from "./options.ts";
+import type { SandboxProcess } from "./process.ts";
+import { type SandboxParts, startSandbox } from "./start.ts";
+
+/**
+ * A microVM for code that is not trusted. It belongs to this program and ends with it, however that ends.
+ *
+ * ```ts
+ * await using sandbox = await Sandbox.create({ image: "docker.io/library/python:3" });
+ * const { stdout } = await sandbox.run("python3", ["-c", "print(6 * 7)"]);
+ * ```
+ *
+ * Calls may be made at the same time. Once the sandbox has ended each fails: with `failed_precondition` when it was closed,
+ * `deadline_exceeded` or `canceled` when its time was over, `unavailable` when its VM has ended by itself.
+ *
+ * An open sandbox does not keep the program running; what is waited for does.
+ */
+export class Sandbox implements AsyncDisposable {
+  readonly id: string;
+  /**
+   * What happens in it, from the time at which an iteration begins. The last event is "closed". A reader that is more than
+   * 1024 events behind misses the oldest.
+   */
+  readonly events: AsyncIterable<SandboxEvent>;
+  readonly #parts: SandboxParts;
+  readonly #commands: CommandHost;
+  readonly #over = new AbortController();
+  #ended: RuntimeError | undefined;
+  #closing: Promise<void> | undefined;
+
+  private constructor(parts: SandboxParts) {
+    this.#parts = parts;
+    this.id = parts.id;
+    this.events = parts.events;
+    this.#commands = { ...parts.commands, ended: () => this.#ended };
+  }
+
+  /**
+   * Boots a sandbox. Nothing runs in it but what `run` and `spawn` start.
+   *
+   * @throws invalid_argument   an option or the image is wrong
+   * @throws not_found          there is no such image, directory or program of the host
+   * @throws permission_denied  it needs root
+   * @throws unavailable        the VM does not start (without working KVM, for example)
+   * @throws deadline_exceeded, canceled, resource_exhausted
+   */
+  static create(options: SandboxOptions): Promise<Sandbox> {
+    return keepAlive(Sandbox.#create(options));
+  }
+
+  /**
+   * Runs a program to its end. An exit code other than 0 is no error.
+   *
+   * @throws invalid_argument  there is no such program, user or working directory
+   * @throws CommandError      it was killed, for `deadline_exceeded` (`timeoutMs`), `canceled` (`signal`) or
+   *                           `resource_exhausted` (`maxOutputBytes`), or the sandbox has ended; has its output so far
+   */
+  run(command: string, args: readonly string[] = [], options: RunOptions = {}): Promise<RunResult> {
+    return keepAlive(this.#run(command, args, options));
+  }
+
+  /**
+   * Starts a program and hands out its streams. While it runs it keeps this program running.
+   *
+   * @throws invalid_argument  there is no such program, user or working directory
+   */
+  spawn(command: string, args: readonly string[] = [], options: SpawnOptions = {}): Promise<SandboxProcess> {
+    return keepAlive(this.#spawn(command, args, options));
+  }
+
+  /** Freezes all its processes. @throws failed_precondition  it is paused already */
+  pause(): Promise<void> {
+    return this.#use(() => this.#parts.container.pause());
+  }
+
+  /** @throws failed_precondition  it is not paused */
+  resume(): Promise<void> {
+    return this.#use(() => this.#parts.container.resume());
+  }
+
+  /** What its processes use together. Bytes, microseconds and counts. */
+  stats(): Promise<ContainerStats> {
+    return this.#use(() => this.#parts.container.stats());
+  }
+
+  /**
+   * Ends the VM with all that runs in it and removes everything of the sandbox from this machine. Safe to call twice.
+   *
+   * @throws internal  something could not be removed; the next program that makes a sandbox tries again
+   */
+  close(): Promise<void> {
+    return keepAlive(this.#end(this.#error("failed_precondition", "it was closed")));
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  static async #create(options: SandboxOptions): Promise<Sandbox> {
+    const beginMs = performance.now();
+    const sandbox = new Sandbox(await startSandbox(options));
+    sandbox.#endWith(options, performance.now() - beginMs);
+    return sandbox;
+  }
+
+  async #run(command: string, args: readonly string[], options: RunOptions): Promise<RunResult> {
+    checkCommand(command, args, options);
+    return await runCommand(this.#commands, [command, ...args], options);
+  }
+
+  async #spawn(command: string, args: readonly string[], options: SpawnOptions): Promise<SandboxProcess> {
+    checkCommand(command, args, options);
+    return await spawnCommand(this.#commands, [command, ...args], options);
+  }
+
+  #use<T>(work: () => Promise<T>): Promise<T> {
+    return keepAlive(
+      (async () => {
+        if (this.#ended !== undefined) throw this.#ended;
+        try {
+          return await work();
+        } catch (error) {
+          throw this.#ended ?? error;
+        }
+      })(),
+    );
+  }
+
+  /** Ends it when its time is over, its signal aborts, its VM has ended, or the program has nothing left to do. */
+  #endWith({ timeoutMs, signal }: SandboxOptions, usedMs: number): void {
+    const end = (error: RuntimeError) => {
+      // A failure is reported to whoever calls `close`, and else in the log of the one who sweeps.
+      void this.#end(error).catch(() => {});
+    };
+    const over = this.#over.signal;
+    over.addEventListener("abort", trackOpen(this), { once: true });
+    const abort = () => end(this.#error("canceled", "its signal has aborted", signal?.reason));
+    signal?.addEventListener("abort", abort, { signal: over });
+    if (signal?.aborted) abort();
+    if (timeoutMs !== undefined) {
+      const late = () => end(this.#error("deadline_exceeded", `its ${timeoutMs} ms are over`));
+      const timer = setTimeout(late, Math.max(0, timeoutMs - usedMs)).unref();
+      over.addEventListener("abort", () => clearTimeout(timer), { once: true });
+    }
+    void this.#parts.lost.then((reason) => end(this.#error("unavailable", `its VM has ended, ${reason}`)));
+  }
+
+  #end(reason: RuntimeError): Promise<void> {
+    this.#ended ??= reason;
+    this.#closing ??= this.#release();
+    return this.#closing;
+  }
+
+  async #release(): Promise<void> {
+    this.#over.abort();
+    try {
+      await this.#parts.release();
+    } catch (cause) {
+      throw new RuntimeError(codeOf(cause), `Cannot remove everything of sandbox "${this.id}"`, { cause });
+    } finally {
+      this.#parts.events.emit({ type: "closed", reason: describe(this.#ended) });
+    }
+  }
+
+  #error(code: RuntimeError["code"], fact: string, cause?: unknown): RuntimeError {
+    return new RuntimeError(code, `Cannot use sandbox "${this.id}": ${fact}`, { cause });
+  }
+}

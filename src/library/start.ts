@@ -1,0 +1,189 @@
+import { mkdir } from "node:fs/promises";
+import { join } from "node:path";
+import { Cleanup } from "../base/cleanup.ts";
+import { RuntimeError } from "../base/errors.ts";
+import { writeFileAtomic } from "../base/files.ts";
+import { scope } from "../base/scope.ts";
+import type { Config } from "../config/config.ts";
+import { createQemuDriver } from "../hypervisor/qemu/driver.ts";
+import { type Image, openImage } from "../image/store.ts";
+import { resolveUser } from "../image/users.ts";
+import type { Container, Sandbox as SandboxModel, SandboxEvent as ModelEvent } from "../sandbox/model.ts";
+import type { SandboxObserver } from "../sandbox/observer.ts";
+import { createSandbox } from "../sandbox/sandbox.ts";
+import { removeTree } from "../storage/remove-tree.ts";
+import { checkSandboxOptions } from "./check.ts";
+import type { CommandHost } from "./command.ts";
+import { EventHub } from "./events.ts";
+import {
+  directoriesOf,
+  namespace,
+  newSandboxId,
+  openConfig,
+  requireRoot,
+  sandboxesDirectory,
+} from "./host.ts";
+import { createSandboxLog } from "./log.ts";
+import type { SandboxOptions } from "./options.ts";
+import { planProcess, planSandbox, type SandboxPlan } from "./plan.ts";
+import { sweepOnce } from "./sweep.ts";
+
+/** A booted sandbox, in parts. */
+export interface SandboxParts {
+  readonly id: string;
+  readonly container: Container;
+  readonly commands: Omit<CommandHost, "ended">;
+  readonly events: EventHub;
+  /** Resolves with the reason when the VM has ended by itself. */
+  readonly lost: Promise<string>;
+  /** Ends the VM and removes everything. */
+  readonly release: () => Promise<void>;
+}
+
+/** Longest wait for an image, which may have to be fetched, and a boot that the configuration limits by itself. */
+const startTimeoutMs = 3_600_000;
+
+/** Boots a sandbox. On failure nothing is left. */
+export async function startSandbox(options: SandboxOptions): Promise<SandboxParts> {
+  checkSandboxOptions(options);
+  requireRoot();
+  const { timeoutMs = startTimeoutMs } = options;
+  using limit = scope(options.signal, timeoutMs, "the creation of a sandbox");
+  try {
+    return await start(options, limit.signal);
+  } catch (error) {
+    if (!options.signal?.aborted) throw error;
+    throw new RuntimeError("canceled", "Cannot create the sandbox: its signal has aborted", {
+      cause: options.signal.reason,
+    });
+  }
+}
+
+async function start(options: SandboxOptions, signal: AbortSignal): Promise<SandboxParts> {
+  signal.throwIfAborted();
+  const config = configOf(options);
+  const id = newSandboxId();
+  const log = createSandboxLog(id, config.logLevel, options.onLog);
+  await sweepOnce(config, log);
+  const image = await openImage(options.image ?? `rootfs:${options.rootfs}`, {
+    imagesDirectory: join(config.dataDirectory, "images"),
+    signal,
+    report: (text) => log.info(text),
+    environment: process.env,
+  });
+  const plan = await planSandbox(id, options, image);
+  const directories = directoriesOf(config, id);
+  const events = new EventHub();
+  const lost = Promise.withResolvers<string>();
+
+  await using cleanup = new Cleanup();
+  await mkdir(sandboxesDirectory(config), { recursive: true, mode: 0o700 });
+  await mkdir(directories.directory, { mode: 0o700 });
+  cleanup.defer(`the directory of sandbox "${id}"`, () => removeTree(directories.directory));
+  await makeBundle(directories, plan);
+  const model = createSandbox({
+    namespace,
+    sandboxId: id,
+    config,
+    hypervisor: createQemuDriver(config),
+    log,
+    emit: (event) => {
+      pass(event, events);
+      // The VM is there, but nothing can be run any more.
+      if (event.type === "exit" && event.process.execId === "") lost.resolve("its first process was killed");
+    },
+    observer: { ...silent, onVmLost: lost.resolve },
+  });
+  cleanup.defer(`sandbox "${id}"`, () => model.close());
+  const container = await createIdleContainer(model, { id, image, directories, signal });
+  const findUser = (text: string) => resolveUser(image.rootfs, text);
+  const owned = cleanup.move();
+  return {
+    id,
+    container,
+    commands: {
+      container,
+      plan: (args, spawnOptions) => planProcess(plan.process, args, spawnOptions, findUser),
+    },
+    events,
+    lost: lost.promise,
+    release: () => owned[Symbol.asyncDispose](),
+  };
+}
+
+const silent: SandboxObserver = {
+  onPhase: () => {},
+  onBoot: () => {},
+  onVmLost: () => {},
+  onBytes: () => {},
+  onAgentCall: () => {},
+};
+
+function configOf({ accelerator, memoryMiB, vcpus }: SandboxOptions): Config {
+  const config = openConfig();
+  return {
+    ...config,
+    ...(accelerator === undefined ? {} : { accel: accelerator }),
+    ...(memoryMiB === undefined ? {} : { memoryMiB }),
+    ...(vcpus === undefined ? {} : { vcpus }),
+  };
+}
+
+type Directories = ReturnType<typeof directoriesOf>;
+
+async function makeBundle({ bundle, upper, work }: Directories, plan: SandboxPlan): Promise<void> {
+  await mkdir(bundle, { mode: 0o700 });
+  await mkdir(join(bundle, "rootfs"), { mode: 0o711 });
+  // It becomes the container's "/": everybody may look into that.
+  await mkdir(upper, { mode: 0o755 });
+  await mkdir(work, { mode: 0o700 });
+  await writeFileAtomic(join(bundle, "config.json"), JSON.stringify(plan.spec));
+}
+
+interface IdleContainer {
+  readonly id: string;
+  readonly image: Image;
+  readonly directories: Directories;
+  readonly signal: AbortSignal;
+}
+
+async function createIdleContainer(
+  model: SandboxModel,
+  { id, image, directories, signal }: IdleContainer,
+): Promise<Container> {
+  const { bundle, upper, work } = directories;
+  const layers = [`lowerdir=${image.rootfs}`, `upperdir=${upper}`, `workdir=${work}`];
+  const container = await model.createContainer(
+    {
+      containerId: id,
+      bundle,
+      rootfs: [{ type: "overlay", source: "overlay", target: "", options: layers }],
+      stdio: { stdin: "", stdout: "", stderr: "", terminal: false },
+      noPivotRoot: false,
+      isIdle: true,
+    },
+    { signal },
+  );
+  await container.start("");
+  return container;
+}
+
+/** The model's events as the library shows them; the idle program is nobody's business. */
+function pass(event: ModelEvent, events: EventHub): void {
+  switch (event.type) {
+    case "exit":
+      if (event.process.execId === "") return;
+      events.emit({ type: "exit", processId: event.process.execId, exitCode: event.exit.exitCode });
+      return;
+    case "oom":
+    case "paused":
+    case "resumed":
+      events.emit({ type: event.type });
+      return;
+    case "create":
+    case "start":
+    case "exec-added":
+    case "exec-started":
+    case "delete":
+  }
+}

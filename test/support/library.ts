@@ -1,0 +1,38 @@
+import { mkdirSync, writeFileSync } from "node:fs";
+import { Sandbox, type SandboxOptions } from "../../src/index.ts";
+import { requireFiles } from "./cli-build.ts";
+import { image, layout } from "./cli.ts";
+import type { LeakScope } from "./leaks-scope.ts";
+import { createTempDir, type TempDir } from "./temp-dir.ts";
+
+/** The library with a configuration, state and data of the test's own. */
+export interface Library extends AsyncDisposable {
+  readonly dir: TempDir;
+  /** For a program of its own. */
+  readonly env: Readonly<Record<string, string>>;
+  /** A sandbox of the demo image. */
+  create(options?: SandboxOptions): Promise<Sandbox>;
+  leakScope(): LeakScope;
+}
+
+/** Prepares the directories and makes one sandbox, so that what is kept on purpose (the unpacked image) is there. */
+export async function createLibrary(): Promise<Library> {
+  requireFiles(layout);
+  const dir = createTempDir();
+  const [state, data] = [dir.join("run"), dir.join("data")];
+  for (const path of [state, data]) mkdirSync(path);
+  const config = dir.join("caisson.toml");
+  writeFileSync(config, `accel = "auto"\nstate_directory = "${state}"\ndata_directory = "${data}"\n`);
+  process.env["CAISSON_CONFIG"] = config;
+  const library: Library = {
+    dir,
+    env: { CAISSON_CONFIG: config },
+    // The warning of emulated CPUs is nothing that a test shows.
+    create: (options) =>
+      Sandbox.create({ ...(options?.rootfs ? {} : { image }), onLog: () => {}, ...options }),
+    leakScope: () => ({ marks: [dir.token], directories: [state, data] }),
+    [Symbol.asyncDispose]: () => dir[Symbol.asyncDispose](),
+  };
+  await (await library.create()).close();
+  return library;
+}
