@@ -29,7 +29,8 @@ export default defineConfig({
       suite("vm", { order: 3, parallel: false, timeoutMs: 5 * minutes }),
       suite("library", { order: 4, parallel: false, timeoutMs: 5 * minutes }),
       suite("e2e", { order: 5, parallel: false, timeoutMs: 5 * minutes }),
-      suite("faults", { order: 6, parallel: false, timeoutMs: 5 * minutes }),
+      suite("cri", { order: 6, parallel: false, timeoutMs: 5 * minutes }),
+      suite("faults", { order: 7, parallel: false, timeoutMs: 5 * minutes }),
     ],
     // Prints every test with its time when it ends (and a skip's reason), then the standard closing lines.
     reporters: ["verbose"],

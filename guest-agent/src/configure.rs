@@ -12,7 +12,7 @@ use crate::error::{Context, Error, Result};
 use crate::proto::{BootPhase, ConfigureNetworkRequest, ConfigureRequest, ConfigureResponse};
 use crate::sandbox::Sandbox;
 use crate::storage::mount_storage;
-use crate::{ids, network};
+use crate::{ids, network, sysctl};
 
 const NANOS: i64 = 1_000_000_000;
 const SEED_BYTES: std::ops::RangeInclusive<usize> = 32..=256;
@@ -47,6 +47,8 @@ pub async fn configure(sandbox: &Sandbox, request: ConfigureRequest) -> Result<C
         routes: request.routes,
         neighbours: request.neighbours,
     };
+    // Before the links are up: some parameters are defaults for those to come.
+    sysctl::set(&request.sysctls)?;
     network::configure(&wanted).await?;
     phases::mark("configured");
     sandbox.end_configuration(token);

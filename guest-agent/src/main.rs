@@ -27,6 +27,7 @@ mod server;
 mod stats;
 mod stdio;
 mod storage;
+mod sysctl;
 mod vsock;
 
 /// The messages and the service of `agent.proto`.

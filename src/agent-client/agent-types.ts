@@ -49,6 +49,7 @@ export interface GuestConfiguration extends GuestNetworkSettings {
   readonly randomSeed: Uint8Array;
   readonly streamToken: Uint8Array;
   readonly hostname: string;
+  readonly sysctls: Readonly<Record<string, string>>;
   readonly storages: readonly { type: string; source: string; target: string; options: string[] }[];
 }
 

@@ -1,5 +1,6 @@
 import { RuntimeError } from "../base/errors.ts";
 import type { Spec, SpecMount } from "../oci/spec.ts";
+import { containerSysctls } from "./guest-sysctls.ts";
 
 /** Where the sandbox's virtio-fs share is mounted in the guest. */
 export const guestShareDirectory = "/run/caisson/shared";
@@ -27,7 +28,7 @@ export function bindSources(spec: Spec): BindSource[] {
  * The configuration that the guest's runtime gets: host paths replaced by their place in the share, and what has no
  * meaning in the guest removed. What would be a silent loss of protection is refused instead.
  *
- * Removed: the network namespace and those that are joined by path (the guest is the pod's), the host's cgroup path and
+ * Removed: the network namespace with its sysctls and those that are joined by path (the guest is the pod's), the host's cgroup path and
  * cpusets (the guest has CPUs of its own), AppArmor profiles and SELinux labels (the guest kernel has no such module; the VM is
  * the stronger wall), annotations.
  *
@@ -59,7 +60,10 @@ export function guestSpec(spec: Spec, containerId: string, terminal: boolean): S
       createContainer: hooks?.createContainer ?? [],
       startContainer: hooks?.startContainer ?? [],
     },
-    linux: guestLinux(linux, containerId),
+    linux: {
+      ...guestLinux(linux, containerId),
+      ...(linux.sysctl && { sysctl: containerSysctls(spec) }),
+    },
   };
 }
 

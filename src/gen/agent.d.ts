@@ -57,6 +57,9 @@ export namespace caisson {
                 /** ConfigureRequest neighbours. */
                 neighbours: caisson.agent.v1.Neighbour.$Properties[];
 
+                /** ConfigureRequest sysctls. */
+                sysctls: { [k: string]: string };
+
                 /**
                  * Encodes the specified ConfigureRequest message. Does not implicitly {@link caisson.agent.v1.ConfigureRequest.verify|verify} messages.
                  * @param message ConfigureRequest message or plain object to encode
@@ -107,6 +110,9 @@ export namespace caisson {
 
                     /** ConfigureRequest neighbours */
                     neighbours?: (caisson.agent.v1.Neighbour.$Properties[]|null);
+
+                    /** ConfigureRequest sysctls */
+                    sysctls?: ({ [k: string]: string }|null);
 
                     /** Unknown fields preserved while decoding when enabled */
                     $unknowns?: Uint8Array[];

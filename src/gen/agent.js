@@ -26,6 +26,7 @@ export const caisson = $root.caisson = (() => {
                     this.interfaces = [];
                     this.routes = [];
                     this.neighbours = [];
+                    this.sysctls = {};
                     if (properties)
                         for (let keys = $Object.keys(properties), i = 0; i < keys.length; ++i)
                             if (properties[keys[i]] != null && keys[i] !== "__proto__")
@@ -41,6 +42,7 @@ export const caisson = $root.caisson = (() => {
                 ConfigureRequest.prototype.interfaces = $util.emptyArray;
                 ConfigureRequest.prototype.routes = $util.emptyArray;
                 ConfigureRequest.prototype.neighbours = $util.emptyArray;
+                ConfigureRequest.prototype.sysctls = $util.emptyObject;
 
                 ConfigureRequest.encode = function (message, writer, _depth) {
                     if (!writer)
@@ -71,6 +73,9 @@ export const caisson = $root.caisson = (() => {
                     if (message.neighbours != null && message.neighbours.length)
                         for (let i = 0; i < message.neighbours.length; ++i)
                             $root.caisson.agent.v1.Neighbour.encode(message.neighbours[i], writer.uint32(74).fork(), _depth + 1).ldelim();
+                    if (message.sysctls != null && $Object.hasOwnProperty.call(message, "sysctls"))
+                        for (let keys = $Object.keys(message.sysctls), i = 0; i < keys.length; ++i)
+                            writer.uint32(82).fork().uint32(10).string(keys[i]).uint32(18).string(message.sysctls[keys[i]]).ldelim();
                     if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                         for (let i = 0; i < message.$unknowns.length; ++i)
                             writer.raw(message.$unknowns[i]);
@@ -84,7 +89,7 @@ export const caisson = $root.caisson = (() => {
                         _depth = 0;
                     if (_depth > $Reader.recursionLimit)
                         throw $Error("max depth exceeded");
-                    let end, message, value;
+                    let end, message, key, value;
                     if (length === $undefined)
                         end = reader.len;
                     else {
@@ -179,6 +184,42 @@ export const caisson = $root.caisson = (() => {
                                 if (!(message.neighbours && message.neighbours.length))
                                     message.neighbours = [];
                                 message.neighbours.push($root.caisson.agent.v1.Neighbour.decode(reader, reader.size(), $undefined, _depth + 1));
+                                continue;
+                            }
+                        case 10: {
+                                if (wireType !== 2)
+                                    break;
+                                if (message.sysctls === $util.emptyObject)
+                                    message.sysctls = {};
+                                let end2 = reader.size() + reader.pos;
+                                if (end2 > reader.len)
+                                    throw $RangeError("index out of range");
+                                reader.len = end2;
+                                key = "";
+                                value = "";
+                                while (reader.pos < end2) {
+                                    let tag2 = reader.tag();
+                                    wireType = tag2 & 7;
+                                    switch (tag2 >>>= 3) {
+                                    case 1:
+                                        if (wireType !== 2)
+                                            break;
+                                        key = reader.stringVerify();
+                                        continue;
+                                    case 2:
+                                        if (wireType !== 2)
+                                            break;
+                                        value = reader.stringVerify();
+                                        continue;
+                                    }
+                                    reader.skipType(wireType, _depth, tag2);
+                                }
+                                if (reader.pos !== end2)
+                                    throw $RangeError("index out of range");
+                                reader.len = end;
+                                if (key === "__proto__")
+                                    $util.makeProp(message.sysctls, key);
+                                message.sysctls[key] = value;
                                 continue;
                             }
                         }

@@ -60,6 +60,7 @@ export interface SpecLinux {
   readonly namespaces?: readonly { readonly type: string; readonly path?: string }[];
   readonly resources?: SpecResources;
   readonly cgroupsPath?: string;
+  readonly sysctl?: Readonly<Record<string, string>>;
   readonly devices?: readonly { readonly path: string; readonly type: string }[];
 }
 
@@ -177,6 +178,10 @@ function checkLinux(linux: Json | undefined, refuse: Refuse): void {
   if (!isObject(linux)) throw refuse("linux", "an object");
   checkObjects(linux["namespaces"], "linux.namespaces", ["type"], ["path"], refuse);
   checkObjects(linux["devices"], "linux.devices", ["path"], [], refuse);
+  const sysctl = linux["sysctl"] ?? {};
+  if (!isObject(sysctl) || !Object.values(sysctl).every(isCString)) {
+    throw refuse("linux.sysctl", "an object of strings");
+  }
   const resources = linux["resources"];
   if (resources === undefined || resources === null) return;
   if (!isObject(resources)) throw refuse("linux.resources", "an object");

@@ -34,7 +34,10 @@ export async function addContainerFiles(
     }
   }
   await checkNotEmpty(root, containerId);
-  await shared.addRootfs(containerId, root, spec.root.readonly ?? false);
+  // In a layer of the container's own the guest's runtime makes the mount points that are missing (pause images have none),
+  // and then makes it read-only.
+  const hasOwnLayer = request.rootfs.length > 0;
+  await shared.addRootfs(containerId, root, !hasOwnLayer && (spec.root.readonly ?? false));
   for (const { index, source, readOnly } of bindSources(spec)) {
     await shared.addMount(containerId, index, resolve(bundle, source), readOnly);
   }

@@ -6,6 +6,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { Agent } from "../agent-client/agent.ts";
 import type { AgentEvents, GuestReport } from "../agent-client/agent-types.ts";
 import { guestShareDirectory } from "../agent-client/guest-spec.ts";
+import { guestSysctls } from "../agent-client/guest-sysctls.ts";
 import { watchHealth } from "../agent-client/health.ts";
 import { listenForReady, type ReadyListener } from "../agent-client/ready.ts";
 import { openStream } from "../agent-client/streams.ts";
@@ -240,6 +241,7 @@ function configureGuest(
       streamToken,
       // Containers without a name of their own see it; at most 64 characters (sethostname(2)).
       hostname: request.spec.hostname ?? request.sandboxId.slice(0, 63),
+      sysctls: guestSysctls(request.spec),
       storages: [{ type: "virtiofs", source: shareTag, target: guestShareDirectory, options: [] }],
       interfaces: network.interfaces.map((link) => ({ ...link, addresses: [...link.addresses] })),
       routes: network.routes,

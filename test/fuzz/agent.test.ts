@@ -22,6 +22,7 @@ const calls: Record<string, (agent: Agent) => Promise<unknown>> = {
       randomSeed: Buffer.of(1),
       streamToken: Buffer.of(1),
       hostname: "h",
+      sysctls: {},
       storages: [],
       interfaces: [],
       routes: [],

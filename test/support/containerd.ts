@@ -1,30 +1,20 @@
-import { type ChildProcess, spawn } from "node:child_process";
-import { once } from "node:events";
-import {
-  closeSync,
-  mkdirSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  rmdirSync,
-  unlinkSync,
-  watch,
-  writeFileSync,
-} from "node:fs";
-import { homedir } from "node:os";
-import { delimiter, join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
+import type { ChildProcess } from "node:child_process";
+import { mkdirSync, readdirSync, rmdirSync, unlinkSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { buildPath, requireFiles } from "./cli-build.ts";
-import { outcome, run, type RunOptions, type RunResult, runOk } from "./cli-run.ts";
+import { run, type RunOptions, type RunResult, runOk } from "./cli-run.ts";
 import { busyboxArchive, busyboxReference } from "./containerd-image.ts";
-import { findCgroups } from "./leaks-kernel.ts";
-import { markedProcesses } from "./leaks-processes.ts";
+import {
+  configName,
+  currentBinaries,
+  killContainerd,
+  launchContainerd,
+  removeMarked,
+  socketName,
+  stopContainerd,
+} from "./containerd-process.ts";
 import type { LeakScope } from "./leaks-scope.ts";
 import { createTempDir, type TempDir } from "./temp-dir.ts";
-
-/** Folder with containerd, ctr and containerd-shim-runc-v2; `scripts/test-tools` fills it. */
-const currentBinaries =
-  process.env["CAISSON_TEST_CONTAINERD"] ?? join(homedir(), ".cache/caisson/go/containerd-2.3.7");
 
 /** The runtime under test. Another one (io.containerd.runc.v2) shows whether a test's expectation is fair. */
 export const runtime = process.env["CAISSON_E2E_RUNTIME"] ?? "io.containerd.caisson.v2";
@@ -87,11 +77,7 @@ export async function startContainerd(binaries = currentBinaries): Promise<Conta
   const ctrOk = (args: readonly string[], options?: RunOptions) => runOk(ctrArgv(...args), options);
   let child = await launch(binaries, dir, files, ctr);
 
-  const kill = async () => {
-    if (child.exitCode !== null || child.signalCode !== null) return;
-    child.kill("SIGKILL");
-    await once(child, "exit");
-  };
+  const kill = () => killContainerd(child);
   const containerd: Containerd = {
     dir,
     namespace,
@@ -146,11 +132,8 @@ export async function startContainerd(binaries = currentBinaries): Promise<Conta
     removeAll: () => removeContainers(containerd),
     [Symbol.asyncDispose]: async () => {
       await containerd.removeAll();
-      await stop(child);
-      await endProcesses({ marks: [dir.token] });
-      for (const cgroup of findCgroups({ marks: [dir.token] }).reverse()) {
-        if (cgroup.isMarked) rmdirSync(cgroup.text);
-      }
+      await stopContainerd(child);
+      await removeMarked(dir.token);
       await dir[Symbol.asyncDispose]();
     },
   };
@@ -179,7 +162,6 @@ export async function taskState(
 }
 
 interface Files {
-  readonly config: string;
   readonly socket: string;
   readonly bundles: string;
   readonly work: string;
@@ -197,8 +179,7 @@ function requireBinaries(binaries: string): void {
 
 function writeConfiguration(dir: TempDir): Files {
   const files: Files = {
-    config: dir.join("containerd.toml"),
-    socket: dir.join("containerd.sock"),
+    socket: dir.join(socketName),
     bundles: dir.join("state/io.containerd.runtime.v2.task"),
     work: dir.join("root/io.containerd.runtime.v2.task"),
     snapshots: dir.join("root/io.containerd.snapshotter.v1.overlayfs/snapshots"),
@@ -217,7 +198,7 @@ function writeConfiguration(dir: TempDir): Files {
     "internal.v1.tracing",
   ];
   writeFileSync(
-    files.config,
+    dir.join(configName),
     // Every containerd since 1.6 reads it.
     `version = 2
 root = "${dir.join("root")}"
@@ -240,53 +221,15 @@ function caissonConfig(dir: TempDir, files: Files): string {
   return `accel = "auto"\nstate_directory = "${files.sandboxes}"\ndata_directory = "${dir.join("data")}"\n`;
 }
 
-/** Starts the daemon and waits until it answers: first for its socket to appear, then for a call to succeed. */
-async function launch(
+/** Starts the daemon and waits until it answers. */
+function launch(
   binaries: string,
   dir: TempDir,
   files: Files,
   ctr: (args: readonly string[], options?: RunOptions) => Promise<RunResult>,
 ): Promise<ChildProcess> {
-  const socketAppeared = waitForFile(dir, "containerd.sock");
-  const log = openSync(dir.join("containerd.log"), "a");
-  const child = spawn(join(binaries, "containerd"), ["--config", files.config], {
-    cwd: dir.path,
-    env: {
-      ...process.env,
-      PATH: [buildPath("bin"), binaries, process.env["PATH"]].join(delimiter),
-      CAISSON_CONFIG: files.caissonConfig,
-    },
-    stdio: ["ignore", log, log],
-  });
-  closeSync(log);
-  const ended = once(child, "exit").then(() => {
-    throw new Error(
-      `containerd ended at start: ${readFileSync(dir.join("containerd.log"), "utf8").slice(-4000)}`,
-    );
-  });
-  ended.catch(() => {});
-  await Promise.race([socketAppeared, ended]);
-  const deadline = performance.now() + 60_000;
-  for (;;) {
-    const answer = await Promise.race([ctr(["version"], { timeoutMs: 10_000 }), ended]);
-    if (answer.exitCode === 0) return child;
-    if (performance.now() > deadline) throw new Error(`containerd does not answer: ${outcome(answer)}`);
-    // The socket is bound before it serves; nothing tells of the latter.
-    await sleep(100);
-  }
-}
-
-async function waitForFile(dir: TempDir, name: string): Promise<void> {
-  // After SIGKILL the old socket file is still there; containerd replaces it, which is an event too.
-  const watcher = watch(dir.path);
-  try {
-    await new Promise<void>((resolve, reject) => {
-      watcher.on("change", (_, changed) => changed === name && resolve());
-      watcher.on("error", reject);
-    });
-  } finally {
-    watcher.close();
-  }
+  const isServing = () => ctr(["version"], { timeoutMs: 10_000 });
+  return launchContainerd({ binaries, dir, isServing, caissonConfig: files.caissonConfig });
 }
 
 /**
@@ -310,30 +253,4 @@ async function removeContainers(containerd: Containerd): Promise<void> {
   };
   for (const id of await list("task")) await containerd.ctr(["task", "rm", "--force", id], limit);
   for (const id of await list("container")) await containerd.ctr(["container", "rm", id], limit);
-}
-
-async function stop(child: ChildProcess): Promise<void> {
-  if (child.exitCode !== null || child.signalCode !== null) return;
-  const exited = once(child, "exit");
-  child.kill("SIGTERM");
-  const timer = setTimeout(() => child.kill("SIGKILL"), 10_000);
-  await exited;
-  clearTimeout(timer);
-}
-
-/** Ends shims and VMs that a failed test left, known by the test's token. */
-async function endProcesses(scope: LeakScope): Promise<void> {
-  for (let round = 0; round < 50; round++) {
-    const pids = markedProcesses(scope, /./).filter((pid) => pid !== process.pid);
-    if (pids.length === 0) return;
-    for (const pid of pids) {
-      try {
-        process.kill(pid, "SIGKILL");
-      } catch {
-        // It ended by itself.
-      }
-    }
-    await sleep(100);
-  }
-  throw new Error(`Cannot end the processes ${markedProcesses(scope, /./).join(", ")}`);
 }

@@ -31,6 +31,7 @@ const configuration = {
   randomSeed: Buffer.from("seed"),
   streamToken: Buffer.from("token"),
   hostname: "host",
+  sysctls: { "net.ipv4.ip_forward": "1" },
   storages: [{ type: "virtiofs", source: "caisson", target: "/run/caisson/shared", options: [] }],
   interfaces: [{ macAddress: "02:00:00:00:00:01", name: "eth0", mtu: 1500, addresses: ["10.0.0.2/24"] }],
   routes: [],

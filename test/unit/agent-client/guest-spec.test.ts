@@ -1,5 +1,6 @@
 import { expect, test } from "vitest";
 import { bindSources, guestSpec } from "../../../src/agent-client/guest-spec.ts";
+import { guestSysctls } from "../../../src/agent-client/guest-sysctls.ts";
 import type { Spec } from "../../../src/oci/spec.ts";
 
 const namespaces = [{ type: "mount" }, { type: "pid" }];
@@ -69,6 +70,18 @@ const table: { name: string; spec: Spec; want: object }[] = [
         ...guestOfSmall.linux,
         namespaces: [{ type: "pid" }, { type: "uts" }, { type: "mount" }, { type: "cgroup" }],
       },
+    },
+  },
+  {
+    name: "sysctls of the network go, the guest has them",
+    spec: make({
+      linux: {
+        sysctl: { "net.ipv4.ip_forward": "1", "net/core/somaxconn": "5", "kernel.shmmax": "1", "vm.x": "2" },
+      },
+    }),
+    want: {
+      ...guestOfSmall,
+      linux: { ...guestOfSmall.linux, sysctl: { "kernel.shmmax": "1", "vm.x": "2" } },
     },
   },
   {
@@ -255,4 +268,26 @@ test("bindSources() numbers the binds as guestSpec() does, read-only by ro and r
     { index: 1, source: "b", readOnly: true },
     { index: 2, source: "/srv/c", readOnly: false },
   ]);
+});
+
+test("guestSysctls: those of the namespaces that the guest itself is", () => {
+  const sysctl = {
+    "net.ipv4.ip_forward": "1",
+    "net/core/somaxconn": "5",
+    "kernel.shm_rmid_forced": "1",
+    "kernel.sem": "1 2 3 4",
+    "fs.mqueue.msg_max": "100",
+    "kernel.hostname": "h",
+    "vm.swappiness": "0",
+    "network.x": "1",
+  };
+
+  expect(Object.keys(guestSysctls(make({ linux: { sysctl } })))).toEqual([
+    "net.ipv4.ip_forward",
+    "net/core/somaxconn",
+    "kernel.shm_rmid_forced",
+    "kernel.sem",
+    "fs.mqueue.msg_max",
+  ]);
+  expect(guestSysctls(small)).toEqual({});
 });
