@@ -30,6 +30,15 @@ test-library: build ## all tests of the npm library
 test-faults: build ## the fault matrix: kill, stop and remove what a sandbox is made of
 	@scripts/test-faults
 
+lab: build ## boot the lab, a host with KVM under emulation, and show what it has
+	@scripts/lab check
+
+lab-shell: build ## a prompt in the lab
+	@scripts/lab shell
+
+test-lab: build ## the suites in the lab: KVM, vhost-vsock, Cloud Hypervisor
+	@scripts/test-lab all
+
 check: ## formatting, types, lint, layers, clippy
 	@scripts/check
 
@@ -60,4 +69,4 @@ install: build ## install below $(DESTDIR)$(PREFIX)
 clean: ## remove build/; the cache stays
 	@scripts/clean
 
-.PHONY: help run build test test-all fuzz test-library test-faults check fix gen bench agent native guest kernel install clean
+.PHONY: help run build test test-all fuzz test-library test-faults lab lab-shell test-lab check fix gen bench agent native guest kernel install clean

@@ -9,6 +9,8 @@ function suite(name: string, options: { order: number; parallel: boolean; timeou
     test: {
       name,
       include: [`test/${name}/**/*.test.ts`],
+      // Run by `node --test` inside the lab.
+      exclude: ["test/lab/guest/**"],
       testTimeout: options.timeoutMs,
       hookTimeout: options.timeoutMs,
       sequence: { groupOrder: options.order },
@@ -31,6 +33,8 @@ export default defineConfig({
       suite("e2e", { order: 5, parallel: false, timeoutMs: 5 * minutes }),
       suite("cri", { order: 6, parallel: false, timeoutMs: 5 * minutes }),
       suite("faults", { order: 7, parallel: false, timeoutMs: 5 * minutes }),
+      // Emulated, and on a machine that may be busy.
+      suite("lab", { order: 8, parallel: false, timeoutMs: 30 * minutes }),
     ],
     // Prints every test with its time when it ends (and a skip's reason), then the standard closing lines.
     reporters: ["verbose"],

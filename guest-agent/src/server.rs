@@ -16,7 +16,7 @@ use crate::vsock::{Listener, Stream};
 
 /// Port that the host calls on.
 pub const CONTROL_PORT: u32 = 1024;
-/// Port on the host that waits for the ready line.
+/// Port on the host that waits for the ready line, unless the kernel command line has another.
 const READY_PORT: u32 = 1026;
 /// The version of the API, as the host reads it.
 const READY_LINE: &[u8] = b"READY 1\n";
@@ -35,7 +35,7 @@ const HEADER_LIMIT: u32 = 16 * 1024;
 pub async fn announce_ready() -> Result<()> {
     let action = || "tell the host that the agent is ready".to_owned();
     let announce = async {
-        let mut stream = Stream::connect_host(READY_PORT).await?;
+        let mut stream = Stream::connect_host(crate::boot::ready_port(READY_PORT)).await?;
         stream.write_all(READY_LINE).await
     };
     match tokio::time::timeout(READY_LIMIT, announce).await {

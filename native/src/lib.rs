@@ -6,5 +6,7 @@ mod error;
 mod fd;
 mod fifo;
 mod pty;
+mod readiness;
 mod tap;
 mod unix;
+mod vsock;

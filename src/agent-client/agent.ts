@@ -1,12 +1,4 @@
-import {
-  CallCredentials,
-  ChannelCredentials,
-  Client,
-  type ClientReadableStream,
-  type ServiceError,
-  status,
-} from "@grpc/grpc-js";
-import type { Socket } from "node:net";
+import { Client, type ClientReadableStream, type ServiceError, status } from "@grpc/grpc-js";
 import Long from "long";
 import { type Code, RuntimeError } from "../base/errors.ts";
 import { foreignText } from "../base/log.ts";
@@ -24,7 +16,8 @@ import type {
   GuestStdio,
   ProcessAddress,
 } from "./agent-types.ts";
-import { handshake } from "./vsock.ts";
+import { GuestCredentials } from "./guest-credentials.ts";
+import type { GuestAddress } from "./vsock.ts";
 
 const v1 = caisson.agent.v1;
 type Event = caisson.agent.v1.Event;
@@ -52,11 +45,12 @@ export class Agent implements Disposable {
   readonly #callTimeoutMs: number;
   readonly #onCall: OnCall;
 
-  /** @param vsockPath  the hybrid vsock socket; dialled at the first call */
-  constructor(vsockPath: string, callTimeoutMs: number, onCall: OnCall = () => {}) {
+  /** @param guest  dialled at the first call */
+  constructor(guest: GuestAddress, callTimeoutMs: number, onCall: OnCall = () => {}) {
     this.#callTimeoutMs = callTimeoutMs;
     this.#onCall = onCall;
-    this.#client = new Client(`unix:${vsockPath}`, new VsockCredentials(callTimeoutMs), {
+    const credentials = new GuestCredentials(guest, agentPort, callTimeoutMs);
+    this.#client = new Client(credentials.target, credentials, {
       "grpc.max_receive_message_length": maxMessageBytes,
       "grpc.enable_retries": 0,
       "grpc.service_config_disable_resolution": 1,
@@ -324,39 +318,4 @@ function translate(method: string, error: ServiceError): RuntimeError {
   return code === "unavailable"
     ? new RuntimeError(code, `Cannot call ${method} of the guest's agent: ${words}`)
     : new RuntimeError(code, words);
-}
-
-/** Plain HTTP/2 over a unix socket that first needs the hybrid vsock handshake; used for one connection. */
-class VsockCredentials extends ChannelCredentials {
-  readonly #timeoutMs: number;
-  #dialled = false;
-
-  constructor(timeoutMs: number) {
-    super();
-    this.#timeoutMs = timeoutMs;
-  }
-
-  override _isSecure(): boolean {
-    return false;
-  }
-
-  override _equals(other: ChannelCredentials): boolean {
-    return this === other;
-  }
-
-  override _createSecureConnector(): ReturnType<ChannelCredentials["_createSecureConnector"]> {
-    return {
-      connect: async (socket: Socket) => {
-        if (this.#dialled)
-          throw new RuntimeError("unavailable", "The connection to the guest's agent is gone for good");
-        this.#dialled = true;
-        using limit = scope(undefined, this.#timeoutMs, "the connection to the guest's agent");
-        await handshake(socket, agentPort, limit.signal);
-        return { socket, secure: false };
-      },
-      waitForReady: async () => {},
-      getCallCredentials: () => CallCredentials.createEmpty(),
-      destroy: () => {},
-    };
-  }
 }

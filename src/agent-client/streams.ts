@@ -1,14 +1,14 @@
 import type { Socket } from "node:net";
 import { RuntimeError } from "../base/errors.ts";
 import { foreignText } from "../base/log.ts";
-import { dialVsock, readReplyLine } from "./vsock.ts";
+import { dialGuest, type GuestAddress, readReplyLine } from "./vsock.ts";
 
 const stdioPort = 1025;
 
 export type StreamName = "stdin" | "stdout" | "stderr";
 
 export interface StreamAddress {
-  readonly vsockPath: string;
+  readonly guest: GuestAddress;
   /** Hex of the token that the agent was configured with. */
   readonly token: string;
   readonly containerId: string;
@@ -24,7 +24,7 @@ export interface StreamAddress {
  * @throws unavailable  the guest refused it or is gone
  */
 export async function openStream(address: StreamAddress, signal: AbortSignal): Promise<Socket> {
-  const socket = await dialVsock(address.vsockPath, stdioPort, signal);
+  const socket = await dialGuest(address.guest, stdioPort, signal);
   const what = `${address.name} of "${address.containerId}${address.execId && `/${address.execId}`}"`;
   try {
     socket.write(`${address.token} ${address.containerId} ${address.execId || "-"} ${address.name}\n`);

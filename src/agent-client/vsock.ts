@@ -1,10 +1,29 @@
 /**
- * Hybrid vsock: the VMM (or its backend) listens on a unix socket; a client writes `CONNECT <port>\n` and reads
+ * The two ways to a guest's vsock ports: AF_VSOCK, where the host's kernel has vhost-vsock, and hybrid vsock: the VMM (or its backend) listens on a unix socket; a client writes `CONNECT <port>\n` and reads
  * `OK <number>\n`, after which the bytes of the guest's connection follow. Spoken by vhost-device-vsock, Cloud
  * Hypervisor and Firecracker.
  */
 import { connect, type Socket } from "node:net";
 import { RuntimeError } from "../base/errors.ts";
+import { VsockSocket } from "../base/vsock.ts";
+
+/** How a guest is reached. */
+export type GuestAddress =
+  /** The path of its hybrid vsock socket. */
+  | { readonly tag: "hybrid"; readonly path: string }
+  /** Its context id, and a short path of a directory of ours, for sockets between us and ourselves. */
+  | { readonly tag: "vsock"; readonly cid: number; readonly directory: string };
+
+/**
+ * Connects to a port of the guest.
+ *
+ * @throws unavailable  the guest is gone or nobody listens
+ */
+export function dialGuest(guest: GuestAddress, port: number, signal: AbortSignal): Promise<Socket> {
+  if (guest.tag === "hybrid") return dialVsock(guest.path, port, signal);
+  // The agent ends a stream in band: a half-close has no meaning.
+  return VsockSocket.connect({ cid: guest.cid, port }, { signal });
+}
 
 const maxLineBytes = 256;
 

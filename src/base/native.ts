@@ -3,6 +3,13 @@ import { createRequire } from "node:module";
 import { join } from "node:path";
 import { RuntimeError } from "./errors.ts";
 
+/** One end of an AF_VSOCK connection (vsock(7)). */
+export interface VsockAddress {
+  /** 1 is this machine itself, 2 the host of a guest. */
+  readonly cid: number;
+  readonly port: number;
+}
+
 /** What Linux offers and Node does not (native/src). A failing call throws an `Error` with the errno's name as `code`. */
 export interface Native {
   /**
@@ -26,6 +33,31 @@ export interface Native {
   /** The size of the terminal `fd`; 0 each when it was never set. */
   getWindowSize(fd: number): { readonly columns: number; readonly rows: number };
   setWindowSize(fd: number, columns: number, rows: number): void;
+  /**
+   * Starts to connect an AF_VSOCK socket: wait for it to be writable, then ask `socketError`. All sockets of the addon are
+   * non-blocking, close-on-exec, and the caller's.
+   */
+  connectVsock(cid: number, port: number): number;
+  /** Throws the error that a socket has kept. */
+  socketError(fd: number): void;
+  /** `cid` 0xffffffff: every one of this machine; such a port: a free one. */
+  listenVsock(cid: number, port: number, backlog: number): number;
+  /** The next connection of a listening socket; null when none waits. */
+  acceptVsock(listener: number): { readonly fd: number; readonly peer: VsockAddress } | null;
+  /** The own end of a socket. */
+  vsockName(fd: number): VsockAddress;
+  /** A unix socket without a peer, in whose place `replaceFd` puts another. */
+  openPlaceholder(): number;
+  /** Puts `source` in the place of `target` and closes `source`'s own number. */
+  replaceFd(target: number, source: number): void;
+  /** Opens the kernel's vhost-vsock with `cid` for its guest; EADDRINUSE when another guest has it. The caller's. */
+  openVhostVsock(cid: number): number;
+  /** True once `fd` can be read, accepted from, or is at its end; false after `cancelWait`. One wait at a time for each. */
+  waitReadable(fd: number): Promise<boolean>;
+  /** The same for writing and for the end of a connect. */
+  waitWritable(fd: number): Promise<boolean>;
+  /** Ends the wait for `fd`, if there is one: before it is closed. */
+  cancelWait(fd: number): void;
   /** Ends this process by a signal, without a core dump. Returns only for a signal that ends no process. */
   dieOf(signal: number): void;
 }

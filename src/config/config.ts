@@ -2,11 +2,15 @@
 export type AcceleratorSetting = "kvm" | "tcg" | "auto";
 export type MachineType = "microvm" | "q35";
 
+/** How host and guest reach each other. `auto` takes the kernel's vhost-vsock where there is one. */
+export type VsockSetting = "auto" | "vhost-vsock" | "vhost-device-vsock";
+
 /** The runtime's settings, validated and frozen. Units are in the names; defaults in `defaults.ts`. */
 export interface Config {
   /** `kvm` fails clearly where KVM does not work. TCG is for development and tests: it is no security boundary. */
   readonly accel: AcceleratorSetting;
   readonly machine: MachineType;
+  readonly vsock: VsockSetting;
   /** Guest memory when the spec sets no limit. 64 to 1048576. */
   readonly defaultMemoryMiB: number;
   /** Added to a memory limit of the spec for the guest's kernel and agent. */

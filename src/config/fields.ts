@@ -28,6 +28,7 @@ export const fields: ReadonlyMap<string, Field> = new Map(
   Object.entries({
     accel: choice("accel", "kvm", ["kvm", "tcg", "auto"]),
     machine: choice("machine", "microvm", ["microvm", "q35"]),
+    vsock: choice("vsock", "auto", ["auto", "vhost-vsock", "vhost-device-vsock"]),
     default_memory_mib: integer("defaultMemoryMiB", 512, 64, 1_048_576),
     memory_overhead_mib: integer("memoryOverheadMiB", 96, 32, 65_536),
     default_vcpus: integer("defaultVcpus", 1, 1, 256),

@@ -1,6 +1,6 @@
 import type { DaemonExit } from "../base/daemon.ts";
 import type { ProcessIdentity } from "../base/processes.ts";
-import type { VmConfig } from "./vm-config.ts";
+import type { VmConfig, VsockTransport } from "./vm-config.ts";
 
 /** File name in `VmConfig.directory` of the hybrid vsock socket (host dials it and says `CONNECT <port>`). */
 export const vsockSocketName = "vsock";
@@ -8,9 +8,11 @@ export const vsockSocketName = "vsock";
 /** A driver: turns a complete description into a running VM. */
 export interface Hypervisor {
   readonly name: "qemu";
+  /** The vsock devices that it can give a guest, best first. */
+  readonly vsockTransports: readonly VsockTransport[];
   /**
    * Starts the VMM (and the vsock backend that it needs) and returns when the guest's CPUs run. The guest's readiness
-   * is not waited for: listen on `<directory>/vsock_1026` before calling this.
+   * is not waited for: listen before calling this, on `<directory>/vsock_1026` where the vsock is a hybrid one.
    *
    * `onProcess` is told of every process right after it was started, to be journalled. On failure nothing is left.
    *

@@ -4,6 +4,8 @@ export interface KernelParams {
   readonly hasInitrd: boolean;
   /** Frequency of the host's TSC, given under TCG only (KVM tells it the guest through kvmclock). */
   readonly tscKhz?: number;
+  /** The port of the host that the agent says it is ready on, where it is not the usual one. */
+  readonly readyPort?: number;
   /** The agent's debug log goes to the console. */
   readonly debugAgent: boolean;
 }
@@ -12,7 +14,7 @@ export interface KernelParams {
  * The kernel command line that `docs/design.md` promises to the guest. It can be read by everybody in the guest, so
  * it never holds a secret. On the microvm machine without ACPI, QEMU appends `virtio_mmio.device=…` by itself.
  */
-export function formatKernelParams({ hasInitrd, tscKhz, debugAgent }: KernelParams): string {
+export function formatKernelParams({ hasInitrd, tscKhz, readyPort, debugAgent }: KernelParams): string {
   return [
     "console=ttyS0",
     // A triple fault ends a VM on every machine; microvm has no keyboard controller or ACPI reset to do it with.
@@ -23,6 +25,7 @@ export function formatKernelParams({ hasInitrd, tscKhz, debugAgent }: KernelPara
     // timer behind the IO-APIC fails likewise on a busy host (5 of 20 boots), and the guest panics.
     ...(tscKhz === undefined ? [] : [`tsc_early_khz=${tscKhz}`, "tsc=reliable", "no_timer_check"]),
     ...(hasInitrd ? [] : ["root=/dev/vda", "rootfstype=erofs", "ro", "init=/sbin/caisson-agent"]),
+    ...(readyPort === undefined ? [] : [`caisson.ready_port=${readyPort}`]),
     ...(debugAgent ? ["caisson.log=debug"] : []),
   ].join(" ");
 }

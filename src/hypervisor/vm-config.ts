@@ -19,6 +19,7 @@ export interface VmConfig {
   readonly disks: readonly Disk[];
   readonly shares: readonly Share[];
   readonly nics: readonly Nic[];
+  readonly vsock: VsockDevice;
   /** Network namespace that the VMM runs in, or undefined to stay in ours. */
   readonly netnsPath?: string;
 }
@@ -51,3 +52,17 @@ export interface Nic {
   /** File descriptor of an attached tap device (IFF_TAP | IFF_NO_PI | IFF_VNET_HDR); the caller closes its own copy. */
   readonly tapFd: number;
 }
+
+/** The device through which guest and host reach each other. */
+export type VsockDevice =
+  /**
+   * Served by the host's kernel: the guest is `cid` in the host's AF_VSOCK. `fd` is an open /dev/vhost-vsock that has
+   * taken the CID; the caller closes its own copy.
+   */
+  | { readonly tag: "vhost-vsock"; readonly cid: number; readonly fd: number }
+  /** Served by a process of that name, which makes the hybrid socket (`vsockSocketName`). */
+  | { readonly tag: "vhost-device-vsock" }
+  /** Served by the VMM itself, which makes the hybrid socket. */
+  | { readonly tag: "hybrid" };
+
+export type VsockTransport = VsockDevice["tag"];

@@ -8,7 +8,6 @@ import type { AgentEvents, GuestReport } from "../agent-client/agent-types.ts";
 import { guestShareDirectory } from "../agent-client/guest-spec.ts";
 import { guestSysctls } from "../agent-client/guest-sysctls.ts";
 import { watchHealth } from "../agent-client/health.ts";
-import { listenForReady, type ReadyListener } from "../agent-client/ready.ts";
 import { openStream } from "../agent-client/streams.ts";
 import { Cleanup } from "../base/cleanup.ts";
 import type { Daemon } from "../base/daemon.ts";
@@ -18,7 +17,7 @@ import { scope } from "../base/scope.ts";
 import { settleAll } from "../base/settle.ts";
 import type { Config } from "../config/config.ts";
 import { chooseAccelerator, type HostVirtualization, inspectHost } from "../hypervisor/accelerator.ts";
-import { type Hypervisor, type RunningVm, vsockSocketName } from "../hypervisor/hypervisor.ts";
+import type { Hypervisor, RunningVm } from "../hypervisor/hypervisor.ts";
 import { formatKernelParams } from "../hypervisor/kernel-params.ts";
 import type { VmConfig } from "../hypervisor/vm-config.ts";
 import type { GuestNetwork } from "../network/endpoint.ts";
@@ -32,6 +31,7 @@ import type { SandboxObserver } from "./observer.ts";
 import { sizeOf, thisHost, type VmSize } from "./sizing.ts";
 import type { Timeline } from "./timeline.ts";
 import { lateNetwork, makeVmNetwork } from "./vm-network.ts";
+import { makeVmVsock, type VmVsock } from "./vm-vsock.ts";
 
 const virtiofsSocketName = "virtiofs.sock";
 const consoleLinesShown = 8;
@@ -88,11 +88,10 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
   await chown(paths.vm, user.uid, user.gid);
   const vmDirectory = openShort(paths.vm);
   cleanup.defer("handle of the VM's directory", () => closeSync(vmDirectory.fd));
-  const vsockPath = `${vmDirectory.path}/${vsockSocketName}`;
   const parts = new Cleanup();
   cleanup.defer("host parts of the VM", () => parts[Symbol.asyncDispose]());
-  const [ready, network, virtiofsd] = await settleAll([
-    makeReadyListener(vsockPath, user, parts),
+  const [vsock, network, virtiofsd] = await settleAll([
+    makeVsock(request, user, vmDirectory.path, parts),
     timeline.measure("network", () =>
       makeVmNetwork(
         { sandboxId: request.sandboxId, spec: request.spec, paths, journal },
@@ -119,6 +118,7 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
       commandLine: formatKernelParams({
         hasInitrd: guest.initrdPath !== undefined,
         ...tscParams(accelerator, host),
+        readyPort: vsock.ready.port,
         debugAgent: config.debugGuest,
       }),
       acpi: guest.acpi,
@@ -126,6 +126,7 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
     disks: [{ id: "image", path: guest.imagePath, readOnly: true }],
     shares: [{ tag: shareTag, socketName: virtiofsSocketName }],
     nics: network.nics,
+    vsock: vsock.device,
     netnsPath: network.netnsPath,
   };
   const vm = await timeline.measure("VMM", () =>
@@ -136,6 +137,7 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
   );
   cleanup.defer("VM", () => vm[Symbol.asyncDispose]());
   await network.closeTaps();
+  vsock.closeDevice();
   const vmStartedMs = performance.now();
   // QEMU has its answers by now, so there is somebody who gave them.
   const worker = virtiofsd.worker();
@@ -144,9 +146,9 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
 
   try {
     const streamToken = randomBytes(16);
-    await unless(ended, ready.ready(limit.signal));
+    await unless(ended, vsock.ready.ready(limit.signal));
     const readyMs = performance.now();
-    const agent = new Agent(vsockPath, config.agentCallTimeoutMs, (...call) =>
+    const agent = new Agent(vsock.guest, config.agentCallTimeoutMs, (...call) =>
       request.observer?.onAgentCall(...call),
     );
     cleanup.defer("agent connection", () => agent[Symbol.dispose]());
@@ -173,7 +175,7 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
       lost,
       openStream: (containerId, execId) => (name, streamSignal) =>
         openStream(
-          { vsockPath, token: streamToken.toString("hex"), containerId, execId, name },
+          { guest: vsock.guest, token: streamToken.toString("hex"), containerId, execId, name },
           streamSignal,
         ),
       joinLateNetwork: lateNetwork(agent, network.spare, vm.identity.pid),
@@ -193,15 +195,17 @@ function openShort(directory: string): { fd: number; path: string } {
   return { fd, path: `/proc/self/fd/${fd}` };
 }
 
-async function makeReadyListener(
-  vsockPath: string,
+/** Its phase in the timeline says which way was chosen. */
+async function makeVsock(
+  { hypervisor, config, timeline }: VmRequest,
   user: { uid: number; gid: number },
+  directory: string,
   parts: Cleanup,
-): Promise<ReadyListener> {
-  const ready = await listenForReady(vsockPath);
-  parts.defer("ready listener", () => ready[Symbol.asyncDispose]());
-  await chown(ready.path, user.uid, user.gid);
-  return ready;
+): Promise<VmVsock> {
+  const startMs = performance.now();
+  const vsock = await makeVmVsock({ hypervisor, config, directory, user }, parts);
+  timeline.add(`vsock (${vsock.device.tag})`, startMs, performance.now() - startMs);
+  return vsock;
 }
 
 async function serveShare(

@@ -70,6 +70,7 @@ async function describeVm(
     disks: [],
     shares: [],
     nics: [],
+    vsock: { tag: "vhost-device-vsock" },
   };
 }
 

@@ -94,7 +94,10 @@ test("whatever the agent answers, a call ends with a value of its type or an err
     made?.agent[Symbol.dispose]();
     await made?.fake[Symbol.asyncDispose]();
     const path = dir.join(`vsock${count}`);
-    made = { fake: await startFakeAgent({ path, handlers }), agent: new Agent(path, 5_000) };
+    made = {
+      fake: await startFakeAgent({ path, handlers }),
+      agent: new Agent({ tag: "hybrid", path }, 5_000),
+    };
     return made;
   };
 
@@ -135,7 +138,7 @@ test("whatever the agent sends as events, ids are texts and exit codes are bytes
     fc.asyncProperty(fc.array(event, { maxLength: 10 }), async (events) => {
       await using dir = createTempDir();
       await using fake = await startFakeAgent({ path: dir.join("vsock") });
-      using agent = new Agent(dir.join("vsock"), 5_000);
+      using agent = new Agent({ tag: "hybrid", path: dir.join("vsock") }, 5_000);
       const exits: GuestExit[] = [];
       const ended = agent.subscribe({
         onExit: (exit) => exits.push(exit),

@@ -92,6 +92,7 @@ export function fakeVmConfig(directory: TempDir, changes: Partial<VmConfig> = {}
     disks: [{ id: "image", path: directory.join("image"), readOnly: true }],
     shares: [],
     nics: [],
+    vsock: { tag: "vhost-device-vsock" },
     ...changes,
   };
 }

@@ -43,8 +43,8 @@ async function boot(dir: TempDir, changes: Partial<VmConfig> = {}): Promise<Boot
   const directory = dir.join("vm");
   mkdirSync(directory, { mode: 0o700 });
   chownSync(directory, user.uid, user.gid);
-  const listener = await listenForReady(dir.join("vm/vsock"));
-  chownSync(listener.path, user.uid, user.gid);
+  const listener = await listenForReady({ tag: "hybrid", path: dir.join("vm/vsock") });
+  chownSync(dir.join("vm/vsock_1026"), user.uid, user.gid);
   const config: VmConfig = {
     sandboxId: dir.token,
     directory,
@@ -57,6 +57,7 @@ async function boot(dir: TempDir, changes: Partial<VmConfig> = {}): Promise<Boot
     disks: [{ id: "image", path: resolve(build, "guest/image.erofs"), readOnly: true }],
     shares: [],
     nics: [],
+    vsock: { tag: "vhost-device-vsock" },
     ...changes,
   };
   const signal = AbortSignal.timeout(bootTimeoutMs);

@@ -25,6 +25,7 @@ export function checkVmConfig(config: VmConfig): void {
         fail(`${what} ${JSON.stringify(id)} is no id of 1 to 26 letters, digits, ".", "_" or "-"`);
     if (new Set(ids).size !== ids.length) fail(`two of its ${what}s have the same id`);
   };
+  if (config.vsock.tag === "hybrid") fail("QEMU has no vsock of its own");
   if (!Number.isInteger(vcpus) || vcpus < 1) fail(`it has ${vcpus} vCPUs, expected an integer from 1`);
   if (!Number.isInteger(memoryMiB) || memoryMiB < 1)
     fail(`it has ${memoryMiB} MiB of memory, expected an integer from 1`);

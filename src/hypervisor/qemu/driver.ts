@@ -29,7 +29,11 @@ const qemuAdvice = 'install it ("apt-get install qemu-system-x86") or set qemu_p
 
 /** The driver for QEMU 7.2 and newer. */
 export function createQemuDriver(programs: QemuPrograms): Hypervisor {
-  return { name: "qemu", boot: (config, options) => boot(programs, config, options) };
+  return {
+    name: "qemu",
+    vsockTransports: ["vhost-vsock", "vhost-device-vsock"],
+    boot: (config, options) => boot(programs, config, options),
+  };
 }
 
 async function boot(programs: QemuPrograms, config: VmConfig, options: BootOptions): Promise<RunningVm> {
@@ -43,12 +47,7 @@ async function boot(programs: QemuPrograms, config: VmConfig, options: BootOptio
   const groups = await kvmGroups(config);
 
   await using cleanup = new Cleanup();
-  const backend = await startVsockBackend(config, {
-    programPath: programs.vhostDeviceVsockPath,
-    signal,
-    onProcess: options.onProcess,
-  });
-  cleanup.defer("vsock backend", () => backend[Symbol.asyncDispose]());
+  const helpers = await startHelpers(programs, config, { ...options, signal }, cleanup);
 
   const qemu = await startQemu({
     name: "QEMU",
@@ -72,20 +71,38 @@ async function boot(programs: QemuPrograms, config: VmConfig, options: BootOptio
   try {
     // An answer proves that the guest's CPUs run: commands are answered from QEMU's main loop, entered after that.
     const connected = Qmp.connect(qemu.qmpSocket, { signal, onEvent });
-    const helperEnd = backend.daemon.exited.then(() => {
+    const helperEnds = helpers.map(async (helper) => {
+      await helper.exited;
       throw new RuntimeError("unavailable", "A helper of the VM ended");
     });
-    await abortable(Promise.race([connected, helperEnd]), signal);
+    await abortable(Promise.race([connected, ...helperEnds]), signal);
   } catch (error) {
-    throw await explain(error, { config, signal, qemu, helper: backend.daemon });
+    throw await explain(error, { config, signal, qemu, helpers });
   }
   return ownRunningVm({
     qemu: qemu.daemon,
-    helpers: [backend.daemon],
+    helpers,
     consoleTail: () => qemu.guestConsole.toString(),
     shutdownReason: () => shutdown,
     owned: cleanup.move(),
   });
+}
+
+/** Starts the processes that the VM cannot live without. */
+async function startHelpers(
+  programs: QemuPrograms,
+  config: VmConfig,
+  { signal, onProcess }: BootOptions,
+  cleanup: Cleanup,
+): Promise<Daemon[]> {
+  if (config.vsock.tag !== "vhost-device-vsock") return [];
+  const backend = await startVsockBackend(config, {
+    programPath: programs.vhostDeviceVsockPath,
+    signal,
+    onProcess,
+  });
+  cleanup.defer("vsock backend", () => backend[Symbol.asyncDispose]());
+  return [backend.daemon];
 }
 
 /** Opens what QEMU inherits. Our own copies are closed by `files`. */
@@ -101,6 +118,7 @@ async function openFd(planned: InheritedFd, files: Cleanup): Promise<"socket" | 
     case "console":
       return "socket";
     case "tap":
+    case "vhost-vsock":
       return planned.fd;
     case "file": {
       const { path, access } = planned;
@@ -130,15 +148,15 @@ interface FailedStart {
   readonly config: VmConfig;
   readonly signal: AbortSignal;
   readonly qemu: QemuProcess;
-  readonly helper: Daemon;
+  readonly helpers: readonly Daemon[];
 }
 
 /** Puts the last words of the process that failed in the place of "the connection ended". */
-async function explain(error: unknown, { config, signal, qemu, helper }: FailedStart): Promise<unknown> {
+async function explain(error: unknown, { config, signal, qemu, helpers }: FailedStart): Promise<unknown> {
   if (signal.aborted || !(error instanceof RuntimeError) || error.code !== "unavailable") return error;
   // The connection ends a moment before the process does.
-  if (!helper.hasExited) await within(qemu.daemon.exited, exitNoticeMs, undefined);
-  const ended = [helper, qemu.daemon].filter((daemon) => daemon.hasExited);
+  if (!helpers.some((helper) => helper.hasExited)) await within(qemu.daemon.exited, exitNoticeMs, undefined);
+  const ended = [...helpers, qemu.daemon].filter((daemon) => daemon.hasExited);
   if (ended.length === 0) return error;
   const lines = qemu.guestConsole.lastLines(5).map((line) => foreignText(line));
   const facts = [

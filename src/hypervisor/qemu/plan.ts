@@ -17,7 +17,7 @@ export type InheritedFd =
   | { readonly tag: "qmp" }
   | { readonly tag: "console" }
   | { readonly tag: "file"; readonly path: string; readonly access: "read" | "read-write" }
-  | { readonly tag: "tap"; readonly fd: number };
+  | { readonly tag: "tap" | "vhost-vsock"; readonly fd: number };
 
 const firstFd = 3;
 
@@ -52,7 +52,7 @@ export function planQemu(config: VmConfig): QemuPlan {
     ],
     ["-chardev", option("socket", { id: "console", fd: firstFd + 1 }), "-serial", "chardev:console"],
     ...config.disks.map((disk) => diskArgs(config, disk, inherit)),
-    vsock(config),
+    vsock(config, inherit),
     ...config.shares.map((share, index) => shareArgs(config, share, index)),
     ...config.nics.map((nic) => nicArgs(config, nic, inherit)),
     randomness(config),
@@ -146,7 +146,12 @@ function diskArgs(config: VmConfig, { id, path, readOnly }: Disk, inherit: Inher
   ].flat();
 }
 
-function vsock(config: VmConfig): string[] {
+function vsock(config: VmConfig, inherit: Inherit): string[] {
+  if (config.vsock.tag === "vhost-vsock") {
+    const { cid, fd } = config.vsock;
+    const vhostfd = inherit({ tag: "vhost-vsock", fd });
+    return device(config, "vhost-vsock", { "guest-cid": cid, vhostfd });
+  }
   return [
     ["-chardev", option("socket", { id: "vsock", path: vsockBackendSocketName })],
     device(config, "vhost-user-vsock", { chardev: "vsock" }),

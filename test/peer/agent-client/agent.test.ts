@@ -14,7 +14,7 @@ const never = () => new Promise<never>(() => {});
 async function startPair(options: Omit<FakeAgentOptions, "path"> = {}, callTimeoutMs = 5_000) {
   const dir = createTempDir();
   const fake = await startFakeAgent({ path: dir.join("vsock"), ...options });
-  const agent = new Agent(dir.join("vsock"), callTimeoutMs);
+  const agent = new Agent({ tag: "hybrid", path: dir.join("vsock") }, callTimeoutMs);
   return {
     fake,
     agent,

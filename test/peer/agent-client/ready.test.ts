@@ -19,20 +19,20 @@ async function say(dir: TempDir, text: string) {
 
 test("ready() resolves with the agent's line, and nobody can dial the host any more", async () => {
   await using dir = createTempDir();
-  await using listener = await listenForReady(dir.join("vsock"));
+  await using listener = await listenForReady({ tag: "hybrid", path: dir.join("vsock") });
   const ready = listener.ready(signal);
 
   const socket = await say(dir, "REA");
   socket.write("DY 1\n");
   await ready;
 
-  expect(existsSync(listener.path)).toBe(false);
+  expect(existsSync(dir.join("vsock_1026"))).toBe(false);
   await expect(say(dir, "")).rejects.toMatchObject({ code: "ENOENT" });
 });
 
 test("ready() does not wait for connections that say nothing and stay", async () => {
   await using dir = createTempDir();
-  await using listener = await listenForReady(dir.join("vsock"));
+  await using listener = await listenForReady({ tag: "hybrid", path: dir.join("vsock") });
   const idle = [await say(dir, ""), await say(dir, "REA")];
   const ready = listener.ready(signal);
 
@@ -44,7 +44,7 @@ test("ready() does not wait for connections that say nothing and stay", async ()
 
 test("ready() ends with the signal's reason, whatever the guest holds open", async () => {
   await using dir = createTempDir();
-  await using listener = await listenForReady(dir.join("vsock"));
+  await using listener = await listenForReady({ tag: "hybrid", path: dir.join("vsock") });
   await say(dir, "");
   const controller = new AbortController();
   const ready = listener.ready(controller.signal);
@@ -52,7 +52,7 @@ test("ready() ends with the signal's reason, whatever the guest holds open", asy
   controller.abort(new RuntimeError("deadline_exceeded", "the boot takes too long"));
 
   await expect(ready).rejects.toThrow("the boot takes too long");
-  expect(existsSync(listener.path)).toBe(false);
+  expect(existsSync(dir.join("vsock_1026"))).toBe(false);
 });
 
 test.each([
@@ -62,7 +62,7 @@ test.each([
   { name: "control characters", text: "\u001b[2J\n", said: String.raw`"\u001b[2J\n"` },
 ])("ready() is unavailable when the guest says $name", async ({ text, said }) => {
   await using dir = createTempDir();
-  await using listener = await listenForReady(dir.join("vsock"));
+  await using listener = await listenForReady({ tag: "hybrid", path: dir.join("vsock") });
   // Also when it is said before anyone waits.
   await say(dir, text);
 
@@ -74,7 +74,7 @@ test.each([
 
 test("a connection that closes without a line is nothing; the next one counts", async () => {
   await using dir = createTempDir();
-  await using listener = await listenForReady(dir.join("vsock"));
+  await using listener = await listenForReady({ tag: "hybrid", path: dir.join("vsock") });
   const ready = listener.ready(signal);
   const first = await say(dir, "READY");
   first.destroy();
@@ -86,11 +86,11 @@ test("a connection that closes without a line is nothing; the next one counts", 
 
 test("a listener that is disposed of unused is gone, twice too", async () => {
   await using dir = createTempDir();
-  const listener = await listenForReady(dir.join("vsock"));
+  const listener = await listenForReady({ tag: "hybrid", path: dir.join("vsock") });
   await say(dir, "");
 
   await listener[Symbol.asyncDispose]();
   await listener[Symbol.asyncDispose]();
 
-  expect(existsSync(listener.path)).toBe(false);
+  expect(existsSync(dir.join("vsock_1026"))).toBe(false);
 });

@@ -10,7 +10,7 @@ const token = "00ff".repeat(8);
 test("openStream() names the stream on one line and returns the socket, nothing read from it", async () => {
   await using dir = createTempDir();
   await using agent = await startFakeAgent({ path: dir.join("vsock"), onStream: () => "OK\nfirst bytes" });
-  const address = { vsockPath: dir.join("vsock"), token, containerId: "c1" };
+  const address = { guest: { tag: "hybrid" as const, path: dir.join("vsock") }, token, containerId: "c1" };
 
   const init = await openStream({ ...address, execId: "", name: "stdout" }, signal);
   const exec = await openStream({ ...address, execId: "e1", name: "stdin" }, signal);
@@ -36,7 +36,13 @@ test.each([
   await using _agent = await startFakeAgent({ path: dir.join("vsock"), onStream: () => reply });
 
   const opening = openStream(
-    { vsockPath: dir.join("vsock"), token, containerId: "c1", execId: "", name: "stdout" },
+    {
+      guest: { tag: "hybrid" as const, path: dir.join("vsock") },
+      token,
+      containerId: "c1",
+      execId: "",
+      name: "stdout",
+    },
     signal,
   );
 

@@ -69,6 +69,7 @@ export function createModel(guest: Guest = {}, settings: Partial<Config> = {}): 
   const vms: FakeVm[] = [];
   const hypervisor: Hypervisor = {
     name: "qemu",
+    vsockTransports: ["vhost-device-vsock"],
     boot: async ({ directory, nics }) => {
       const taps = nics.map(({ tapFd }) => tapFd);
       const vm = await bootFakeVm(directory, guest, taps);

@@ -24,7 +24,7 @@ const never = () => new Promise<never>(() => {});
 async function startContainer(handlers: FakeAgentOptions["handlers"] = {}) {
   const dir = createTempDir();
   const fake = await startFakeAgent({ path: dir.join("vsock"), handlers });
-  const agent = new Agent(dir.join("vsock"), 5_000);
+  const agent = new Agent({ tag: "hybrid", path: dir.join("vsock") }, 5_000);
   const events: string[] = [];
   const vm = { kills: 0, releases: 0 };
   const common = { agent, hostPid: 4_242, drainTimeoutMs: 2_000, killVm: () => void (vm.kills += 1) };
@@ -43,7 +43,10 @@ async function startContainer(handlers: FakeAgentOptions["handlers"] = {}) {
     observer: undefined,
     vmSize: { vcpus: 1, memoryMiB: 256 },
     openStream: (execId) => (name, signal) =>
-      openStream({ vsockPath: dir.join("vsock"), token: "00", containerId: "c1", execId, name }, signal),
+      openStream(
+        { guest: { tag: "hybrid", path: dir.join("vsock") }, token: "00", containerId: "c1", execId, name },
+        signal,
+      ),
     emit: (event) => events.push(nameOf(event)),
     release: () => {
       vm.releases += 1;

@@ -19,6 +19,7 @@ test("planFloor: a sandbox's machine, CPU, memory and kernel, and nothing that t
     disks: [{ id: "image", path: "/guest/image.erofs", readOnly: true }],
     shares: [{ tag: "caisson", socketName: "fs.sock" }],
     nics: [],
+    vsock: { tag: "vhost-device-vsock" },
   });
 
   expect(args.join(" ")).toBe(

@@ -19,6 +19,7 @@ const base: VmConfig = {
   disks: [{ id: "image", path: "/guest/image.erofs", readOnly: true }],
   shares: [{ tag: "caisson", socketName: "virtiofs.sock" }],
   nics: [],
+  vsock: { tag: "vhost-device-vsock" },
 };
 
 const sandboxed = "-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
@@ -106,6 +107,14 @@ test("planQemu(): a kernel that finds its devices on the command line, and a net
   expect(args).toContain("virtio-net-device,netdev=nic-eth0,mac=02:00:00:00:00:01");
 });
 
+test("planQemu(): the kernel's vhost-vsock, whose open device is inherited", () => {
+  const { args, fds } = planQemu({ ...base, vsock: { tag: "vhost-vsock", cid: 4711, fd: 21 } });
+
+  expect(args).toContain("vhost-vsock-device,guest-cid=4711,vhostfd=8");
+  expect(args.join(" ")).not.toContain("vhost-user-vsock");
+  expect(fds.at(-1)).toEqual({ tag: "vhost-vsock", fd: 21 });
+});
+
 test("planQemu() escapes commas in values, so that none can add an option", () => {
   const { args } = planQemu({
     ...base,
@@ -126,6 +135,7 @@ const nic = { id: "n", macAddress: "02:00:00:00:00:01", tapFd: 9 };
 
 test.each<{ name: string; changes: Partial<VmConfig>; fact: string }>([
   { name: "no vCPU", changes: { vcpus: 0 }, fact: "it has 0 vCPUs" },
+  { name: "a vsock that QEMU has not", changes: { vsock: { tag: "hybrid" } }, fact: "no vsock of its own" },
   { name: "half a vCPU", changes: { vcpus: 0.5 }, fact: "it has 0.5 vCPUs" },
   { name: "memory that is no number", changes: { memoryMiB: Number.NaN }, fact: "it has NaN MiB of memory" },
   {
