@@ -2,6 +2,7 @@
 export { type Code as ErrorCode, RuntimeError as CaissonError } from "./base/errors.ts";
 export { CommandError } from "./library/errors.ts";
 export type { SandboxEvent } from "./library/events.ts";
+export type { CopyInOptions, CopyOutOptions, ReadFileOptions, WriteFileOptions } from "./library/files.ts";
 export type {
   LogEntry,
   ProcessExit,

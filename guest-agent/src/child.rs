@@ -27,6 +27,12 @@ pub fn prepare() -> io::Result<()> {
     })
 }
 
+/// Lets the program that is about to be executed have a descriptor of ours.
+pub fn keep_open(fd: libc::c_int) -> io::Result<()> {
+    // SAFETY: fcntl changes the flag of one descriptor.
+    check(unsafe { libc::fcntl(fd, libc::F_SETFD, 0) })
+}
+
 /// The agent's score of -1000 would make the whole container unkillable.
 fn reset_oom_score() -> io::Result<()> {
     // SAFETY: the path is NUL-terminated, the buffer has the given length, the descriptor is closed once.

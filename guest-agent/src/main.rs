@@ -12,6 +12,7 @@ mod container;
 mod crun;
 mod error;
 mod events;
+mod files;
 mod idle;
 mod ids;
 mod log;
@@ -48,8 +49,10 @@ use vsock::Listener;
 
 fn main() -> ExitCode {
     // One file is all programs that the guest needs: which one says its name, as a container has a PID 1 too.
-    if program_name().as_deref() == Some(OsStr::new(idle::NAME)) {
-        return idle::run();
+    match program_name().as_deref().and_then(OsStr::to_str) {
+        Some(idle::NAME) => return idle::run(),
+        Some(files::NAME) => return files::run(),
+        _ => {}
     }
     if std::process::id() != 1 {
         println!(

@@ -5,15 +5,16 @@ use std::os::fd::OwnedFd;
 use crate::bundle::Terminal;
 use crate::console::{self, Size};
 use crate::error::{Error, Result};
+use crate::files;
 use crate::proto::Stdio;
 use crate::stdio::{ChildEnds, Endpoints};
 
 /// Where a process is in its life.
 pub enum State {
-    /// An exec that has not been started: its OCI `Process`, and the ends for its standard streams.
+    /// An exec that has not been started, and the ends for its standard streams.
     Registered {
-        /// JSON as the host gave it.
-        process: Vec<u8>,
+        /// What it will be.
+        program: Program,
         /// Handed to crun at start.
         ends: ChildEnds,
     },
@@ -37,12 +38,22 @@ pub enum State {
     Stopped,
 }
 
+/// What an exec runs.
+pub enum Program {
+    /// A program in the container: an OCI `Process`, JSON as the host gave it.
+    Oci(Vec<u8>),
+    /// The agent's own, on the container's files.
+    Files(files::Task),
+}
+
 /// A process with its streams. Dropping it closes them.
 pub struct Process {
     /// Where it is.
     pub state: State,
     /// Its streams.
     pub endpoints: Endpoints,
+    /// Whether it is the agent's own, outside of the container's cgroup.
+    pub is_transfer: bool,
     declared: Stdio,
     size: Size,
     terminal: Option<OwnedFd>,
@@ -55,15 +66,18 @@ impl Process {
     }
 
     /// An exec to be started later.
-    pub fn registered(process: Vec<u8>, declared: Stdio) -> Result<Self> {
+    pub fn registered(program: Program, declared: Stdio) -> Result<Self> {
         let (endpoints, ends) = Endpoints::new(&declared)?;
-        Ok(Self::new(State::Registered { process, ends }, declared, endpoints))
+        let is_transfer = matches!(program, Program::Files(_));
+        let process = Self::new(State::Registered { program, ends }, declared, endpoints);
+        Ok(Self { is_transfer, ..process })
     }
 
     fn new(state: State, declared: Stdio, endpoints: Endpoints) -> Self {
         Self {
             state,
             endpoints,
+            is_transfer: false,
             size: Size::new(declared.columns, declared.rows),
             declared,
             terminal: None,

@@ -70,6 +70,17 @@ impl Agent for Service {
         Ok(Response::new(CreateExecResponse {}))
     }
 
+    async fn create_file_transfer(
+        &self,
+        request: Request<CreateFileTransferRequest>,
+    ) -> Reply<CreateFileTransferResponse> {
+        let request = request.into_inner();
+        self.sandbox()?
+            .container(&request.container_id)?
+            .create_file_transfer(request)?;
+        Ok(Response::new(CreateFileTransferResponse {}))
+    }
+
     async fn start_process(&self, request: Request<StartProcessRequest>) -> Reply<StartProcessResponse> {
         let request = request.into_inner();
         let container = self.sandbox()?.container(&request.container_id)?;

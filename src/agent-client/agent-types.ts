@@ -67,6 +67,19 @@ export interface GuestProcessEntry {
   readonly execId: string;
 }
 
+/** What is done with the files of a container. */
+export interface FileTransfer {
+  /** `read` and `archive` (a directory's content as tar) write to stdout, `write` and `extract` read stdin. */
+  readonly operation: "read" | "write" | "archive" | "extract";
+  /** Absolute, in the container. */
+  readonly path: string;
+  /** Permissions of a file that `write` makes. */
+  readonly mode: number;
+  /** Owner of everything that is made. */
+  readonly uid: number;
+  readonly gid: number;
+}
+
 /** The process that a call is about: `execId` is empty for init. */
 export interface ProcessAddress {
   readonly containerId: string;

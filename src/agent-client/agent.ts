@@ -9,6 +9,7 @@ import { checkFieldCount } from "../ttrpc/limits.ts";
 import { type GuestStats, toGuestStats } from "./stats.ts";
 import type {
   AgentEvents,
+  FileTransfer,
   GuestConfiguration,
   GuestNetworkSettings,
   GuestProcessEntry,
@@ -154,6 +155,14 @@ export class Agent implements Disposable {
     await this.#call("CreateExec", v1.CreateExecRequest, v1.CreateExecResponse, request);
   }
 
+  async createFileTransfer(request: ProcessAddress & FileTransfer): Promise<void> {
+    const operation = v1.FileOperation[`FILE_OPERATION_${operationNames[request.operation]}`];
+    await this.#call("CreateFileTransfer", v1.CreateFileTransferRequest, v1.CreateFileTransferResponse, {
+      ...request,
+      operation,
+    });
+  }
+
   async startProcess(process: ProcessAddress): Promise<void> {
     await this.#call("StartProcess", v1.StartProcessRequest, v1.StartProcessResponse, process);
   }
@@ -269,6 +278,8 @@ export class Agent implements Disposable {
     });
   }
 }
+
+const operationNames = { read: "READ", write: "WRITE", archive: "ARCHIVE", extract: "EXTRACT" } as const;
 
 interface Encoder<T> {
   encode(message: T): { finish(): Uint8Array };

@@ -1295,6 +1295,169 @@ export namespace caisson {
                 type $Shape = caisson.agent.v1.CreateExecResponse.$Properties;
             }
 
+            /** FileOperation enum. */
+            enum FileOperation {
+
+                /** FILE_OPERATION_UNSPECIFIED value */
+                FILE_OPERATION_UNSPECIFIED = 0,
+
+                /** FILE_OPERATION_READ value */
+                FILE_OPERATION_READ = 1,
+
+                /** FILE_OPERATION_WRITE value */
+                FILE_OPERATION_WRITE = 2,
+
+                /** FILE_OPERATION_ARCHIVE value */
+                FILE_OPERATION_ARCHIVE = 3,
+
+                /** FILE_OPERATION_EXTRACT value */
+                FILE_OPERATION_EXTRACT = 4
+            }
+
+            /**
+             * Properties of a CreateFileTransferRequest.
+             * @deprecated Use caisson.agent.v1.CreateFileTransferRequest.$Properties instead.
+             */
+            interface ICreateFileTransferRequest extends caisson.agent.v1.CreateFileTransferRequest.$Properties {
+            }
+
+            /** Represents a CreateFileTransferRequest. */
+            class CreateFileTransferRequest {
+
+                /**
+                 * Constructs a new CreateFileTransferRequest.
+                 * @param [properties] Properties to set
+                 */
+                constructor(properties?: caisson.agent.v1.CreateFileTransferRequest.$Properties);
+
+                /** Unknown fields preserved while decoding when enabled */
+                $unknowns?: Uint8Array[];
+
+                /** CreateFileTransferRequest containerId. */
+                containerId: string;
+
+                /** CreateFileTransferRequest execId. */
+                execId: string;
+
+                /** CreateFileTransferRequest operation. */
+                operation: caisson.agent.v1.FileOperation;
+
+                /** CreateFileTransferRequest path. */
+                path: string;
+
+                /** CreateFileTransferRequest mode. */
+                mode: number;
+
+                /** CreateFileTransferRequest uid. */
+                uid: number;
+
+                /** CreateFileTransferRequest gid. */
+                gid: number;
+
+                /**
+                 * Encodes the specified CreateFileTransferRequest message. Does not implicitly {@link caisson.agent.v1.CreateFileTransferRequest.verify|verify} messages.
+                 * @param message CreateFileTransferRequest message or plain object to encode
+                 * @param [writer] Writer to encode to
+                 * @returns Writer
+                 */
+                static encode(message: caisson.agent.v1.CreateFileTransferRequest.$Properties, writer?: $protobuf.Writer): $protobuf.Writer;
+
+                /**
+                 * Decodes a CreateFileTransferRequest message from the specified reader or buffer.
+                 * @param reader Reader or buffer to decode from
+                 * @param [length] Message length if known beforehand
+                 * @returns {caisson.agent.v1.CreateFileTransferRequest & caisson.agent.v1.CreateFileTransferRequest.$Shape} CreateFileTransferRequest
+                 * @throws {Error} If the payload is not a reader or valid buffer
+                 * @throws {$protobuf.util.ProtocolError} If required fields are missing
+                 */
+                static decode(reader: ($protobuf.Reader|Uint8Array), length?: number): caisson.agent.v1.CreateFileTransferRequest & caisson.agent.v1.CreateFileTransferRequest.$Shape;
+            }
+
+            namespace CreateFileTransferRequest {
+
+                /** Properties of a CreateFileTransferRequest. */
+                interface $Properties {
+
+                    /** CreateFileTransferRequest containerId */
+                    containerId?: (string|null);
+
+                    /** CreateFileTransferRequest execId */
+                    execId?: (string|null);
+
+                    /** CreateFileTransferRequest operation */
+                    operation?: (caisson.agent.v1.FileOperation|null);
+
+                    /** CreateFileTransferRequest path */
+                    path?: (string|null);
+
+                    /** CreateFileTransferRequest mode */
+                    mode?: (number|null);
+
+                    /** CreateFileTransferRequest uid */
+                    uid?: (number|null);
+
+                    /** CreateFileTransferRequest gid */
+                    gid?: (number|null);
+
+                    /** Unknown fields preserved while decoding when enabled */
+                    $unknowns?: Uint8Array[];
+                }
+
+                /** Shape of a CreateFileTransferRequest. */
+                type $Shape = caisson.agent.v1.CreateFileTransferRequest.$Properties;
+            }
+
+            /**
+             * Properties of a CreateFileTransferResponse.
+             * @deprecated Use caisson.agent.v1.CreateFileTransferResponse.$Properties instead.
+             */
+            interface ICreateFileTransferResponse extends caisson.agent.v1.CreateFileTransferResponse.$Properties {
+            }
+
+            /** Represents a CreateFileTransferResponse. */
+            class CreateFileTransferResponse {
+
+                /**
+                 * Constructs a new CreateFileTransferResponse.
+                 * @param [properties] Properties to set
+                 */
+                constructor(properties?: caisson.agent.v1.CreateFileTransferResponse.$Properties);
+
+                /** Unknown fields preserved while decoding when enabled */
+                $unknowns?: Uint8Array[];
+
+                /**
+                 * Encodes the specified CreateFileTransferResponse message. Does not implicitly {@link caisson.agent.v1.CreateFileTransferResponse.verify|verify} messages.
+                 * @param message CreateFileTransferResponse message or plain object to encode
+                 * @param [writer] Writer to encode to
+                 * @returns Writer
+                 */
+                static encode(message: caisson.agent.v1.CreateFileTransferResponse.$Properties, writer?: $protobuf.Writer): $protobuf.Writer;
+
+                /**
+                 * Decodes a CreateFileTransferResponse message from the specified reader or buffer.
+                 * @param reader Reader or buffer to decode from
+                 * @param [length] Message length if known beforehand
+                 * @returns {caisson.agent.v1.CreateFileTransferResponse & caisson.agent.v1.CreateFileTransferResponse.$Shape} CreateFileTransferResponse
+                 * @throws {Error} If the payload is not a reader or valid buffer
+                 * @throws {$protobuf.util.ProtocolError} If required fields are missing
+                 */
+                static decode(reader: ($protobuf.Reader|Uint8Array), length?: number): caisson.agent.v1.CreateFileTransferResponse & caisson.agent.v1.CreateFileTransferResponse.$Shape;
+            }
+
+            namespace CreateFileTransferResponse {
+
+                /** Properties of a CreateFileTransferResponse. */
+                interface $Properties {
+
+                    /** Unknown fields preserved while decoding when enabled */
+                    $unknowns?: Uint8Array[];
+                }
+
+                /** Shape of a CreateFileTransferResponse. */
+                type $Shape = caisson.agent.v1.CreateFileTransferResponse.$Properties;
+            }
+
             /**
              * Properties of a StartProcessRequest.
              * @deprecated Use caisson.agent.v1.StartProcessRequest.$Properties instead.

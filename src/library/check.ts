@@ -74,6 +74,13 @@ export function checkCommand(
   }
 }
 
+/** An absolute path in the sandbox. @throws invalid_argument */
+export function checkGuestPath(path: string): string {
+  if (typeof path === "string" && path.startsWith("/") && !path.includes("\0") && path.length <= 4095)
+    return path;
+  throw invalid(`the path ${quote(path)}`, "expected an absolute path of at most 4095 characters");
+}
+
 /** @throws invalid_argument */
 function checkRange(name: string, value: number | undefined, min: number, max: number): void {
   if (value === undefined || (Number.isInteger(value) && value >= min && value <= max)) return;

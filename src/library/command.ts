@@ -1,5 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { PassThrough, Readable } from "node:stream";
+import { finished } from "node:stream/promises";
 import { codeOf, describe, RuntimeError } from "../base/errors.ts";
 import { scope } from "../base/scope.ts";
 import type { Container, Process, StdioStreams } from "../sandbox/model.ts";
@@ -18,6 +19,8 @@ export interface CommandHost {
   readonly ended: () => RuntimeError | undefined;
 }
 
+/** Ids of what the caller has started begin so. */
+export const processPrefix = "p";
 const defaultMaxOutputBytes = 10 * 1024 ** 2;
 /** Stands for no limit: about 25 days, the longest that a timer can wait. */
 const noTimeoutMs = 2 ** 31 - 1;
@@ -29,9 +32,9 @@ export async function runCommand(
   options: RunOptions,
 ): Promise<RunResult> {
   const { maxOutputBytes = defaultMaxOutputBytes, stdin } = options;
-  const overflow = new AbortController();
+  const failed = new AbortController();
   const onFull = (name: string) => () =>
-    overflow.abort(
+    failed.abort(
       new RuntimeError(
         "resource_exhausted",
         `Cannot keep the output of "${args[0]}": its ${name} has more than ${maxOutputBytes} bytes (maxOutputBytes)`,
@@ -40,12 +43,17 @@ export async function runCommand(
   const stdout = new BoundedOutput(maxOutputBytes, onFull("stdout"));
   const stderr = new BoundedOutput(maxOutputBytes, onFull("stderr"));
   try {
-    const input = stdin === undefined ? {} : { stdin: toReadable(stdin) };
-    const process = await launch(host, args, options, { ...input, stdout, stderr });
+    const input = stdin === undefined ? undefined : toReadable(stdin);
+    input?.once("error", (cause) =>
+      failed.abort(
+        new RuntimeError("canceled", `Cannot go on with "${args[0]}": its stdin failed`, { cause }),
+      ),
+    );
+    const process = await launch(host, args, options, { ...(input && { stdin: input }), stdout, stderr });
     const exit = await supervise(host, process, {
       ...options,
       name: args[0] ?? "",
-      overflow: overflow.signal,
+      failed: failed.signal,
     });
     return { ...exit, stdout: stdout.text, stderr: stderr.text };
   } catch (error) {
@@ -70,7 +78,9 @@ export async function spawnCommand(
   const process = await launch(host, args, options, { stdin, stdout, ...(hasTerminal ? {} : { stderr }) });
   // What nobody reads from a process that has ended does not write into a stream that nobody listens to.
   stdin.on("error", () => {});
-  const exit = keepAlive(supervise(host, process, { ...options, name: args[0] ?? "" }));
+  // To forget it closes its streams.
+  const read = Promise.allSettled([stdout, stderr].map((stream) => finished(stream)));
+  const exit = keepAlive(supervise(host, process, { ...options, name: args[0] ?? "", read }));
   // Whoever wants to know calls `wait`.
   exit.catch(() => {});
   return toSandboxProcess(process, ends, exit);
@@ -88,7 +98,7 @@ async function launch(
   if (options.signal?.aborted) throw canceled(args[0] ?? "", options.signal.reason);
   const ociProcess = await plan(args, options);
   const terminal = options.tty !== undefined && options.tty !== false;
-  const execId = `p${randomBytes(6).toString("hex")}`;
+  const execId = `${processPrefix}${randomBytes(6).toString("hex")}`;
   const process = await container.exec({
     execId,
     stdio: { stdin: "", stdout: "", stderr: "", terminal },
@@ -106,23 +116,26 @@ async function launch(
 
 interface Supervision extends Pick<SpawnOptions, "signal" | "timeoutMs"> {
   readonly name: string;
-  readonly overflow?: AbortSignal;
+  /** Aborts when it cannot go on. */
+  readonly failed?: AbortSignal;
+  /** Resolves when the rest of its output was read; by default that is not waited for. */
+  readonly read?: Promise<unknown>;
 }
 
 /** Waits for a process's end, and ends it when its time is over. */
 async function supervise(host: CommandHost, process: Process, options: Supervision): Promise<ProcessExit> {
-  const { name, signal, overflow, timeoutMs = noTimeoutMs } = options;
+  const { name, signal, failed, timeoutMs = noTimeoutMs } = options;
   using limit = scope(signal, timeoutMs, `the command "${name}"`);
   const kill = () => void killNow(process).catch(() => {});
-  for (const source of [limit.signal, overflow]) {
+  for (const source of [limit.signal, failed]) {
     if (source?.aborted) kill();
     source?.addEventListener("abort", kill, { once: true });
   }
   const { exitCode } = await process.wait();
-  forget(host.container, process.execId);
+  void (options.read ?? Promise.resolve()).finally(() => forget(host.container, process.execId));
   const lost = host.ended();
   if (lost !== undefined) throw lost;
-  if (overflow?.aborted) throw overflow.reason;
+  if (failed?.aborted) throw failed.reason;
   if (!limit.signal.aborted) return { exitCode };
   throw signal?.aborted ? canceled(name, signal.reason) : limit.signal.reason;
 }

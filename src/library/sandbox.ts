@@ -1,8 +1,22 @@
+import type { Readable } from "node:stream";
 import { codeOf, describe, RuntimeError } from "../base/errors.ts";
 import type { ContainerStats } from "../sandbox/model.ts";
 import { checkCommand } from "./check.ts";
-import { type CommandHost, runCommand, spawnCommand } from "./command.ts";
+import { runCommand, spawnCommand } from "./command.ts";
 import type { SandboxEvent } from "./events.ts";
+import {
+  type CopyInOptions,
+  type CopyOutOptions,
+  copyIn,
+  copyInTar,
+  copyOut,
+  copyOutTar,
+  type FileHost,
+  type ReadFileOptions,
+  readFile,
+  type WriteFileOptions,
+  writeFile,
+} from "./files.ts";
 import { keepAlive } from "./keep-alive.ts";
 import { trackOpen } from "./open-sandboxes.ts";
 import type { RunOptions, RunResult, SandboxOptions, SpawnOptions } from "./options.ts";
@@ -30,7 +44,7 @@ export class Sandbox implements AsyncDisposable {
    */
   readonly events: AsyncIterable<SandboxEvent>;
   readonly #parts: SandboxParts;
-  readonly #commands: CommandHost;
+  readonly #host: FileHost;
   readonly #over = new AbortController();
   #ended: RuntimeError | undefined;
   #closing: Promise<void> | undefined;
@@ -39,7 +53,7 @@ export class Sandbox implements AsyncDisposable {
     this.#parts = parts;
     this.id = parts.id;
     this.events = parts.events;
-    this.#commands = { ...parts.commands, ended: () => this.#ended };
+    this.#host = { ...parts.host, ended: () => this.#ended };
   }
 
   /**
@@ -73,6 +87,78 @@ export class Sandbox implements AsyncDisposable {
    */
   spawn(command: string, args: readonly string[] = [], options: SpawnOptions = {}): Promise<SandboxProcess> {
     return keepAlive(this.#spawn(command, args, options));
+  }
+  /**
+   * The content of a regular file; with `encoding` as text. Links are followed within the sandbox.
+   *
+   * @throws not_found           there is none
+   * @throws invalid_argument    it is a directory, a device or the like
+   * @throws resource_exhausted  it is larger than `maxBytes`
+   */
+  readFile(path: string, options: ReadFileOptions & { readonly encoding: "utf8" }): Promise<string>;
+  readFile(path: string, options?: ReadFileOptions): Promise<Buffer>;
+  readFile(
+    path: string,
+    options: ReadFileOptions & { readonly encoding?: "utf8" } = {},
+  ): Promise<string | Buffer> {
+    return this.#use(async () => {
+      const content = await readFile(this.#host, path, options);
+      return options.encoding === undefined ? content : content.toString(options.encoding);
+    });
+  }
+
+  /**
+   * Writes a file, with its missing directories. One that is there keeps owner and permissions. Strings are written as UTF-8.
+   *
+   * @throws invalid_argument    a directory is in its place, a file in that of its directory
+   * @throws permission_denied   it lies in what is mounted read-only
+   * @throws resource_exhausted  it does not fit
+   */
+  writeFile(
+    path: string,
+    data: string | Uint8Array | Readable,
+    options: WriteFileOptions = {},
+  ): Promise<void> {
+    return this.#use(() => writeFile(this.#host, path, data, options));
+  }
+
+  /**
+   * Copies a file of this machine to the path `target` in the sandbox, or the content of a directory into the directory
+   * `target`, which is made when missing. Symbolic links stay what they are; devices, sockets and FIFOs are left out.
+   *
+   * @throws not_found  there is no such file or directory on this machine
+   */
+  copyIn(source: string, target: string, options: CopyInOptions = {}): Promise<void> {
+    return this.#use(() => copyIn(this.#host, source, target, options));
+  }
+
+  /**
+   * The reverse. Whatever the sandbox makes of it, nothing outside of `target` is written, and nothing is written through a link.
+   * Files belong to the caller and lose set-user-id bits; what is mounted below `source` is left out.
+   *
+   * @throws not_found           there is no such file or directory in the sandbox
+   * @throws invalid_argument    a link leads out of it (`unsafeLinks`)
+   * @throws resource_exhausted  more than `maxBytes` or `maxEntries`
+   */
+  copyOut(source: string, target: string, options: CopyOutOptions = {}): Promise<void> {
+    return this.#use(() => copyOut(this.#host, source, target, options));
+  }
+
+  /**
+   * Unpacks a tar stream into a directory of the sandbox. It may come from anybody: no entry reaches out of the directory.
+   *
+   * @throws invalid_argument  it is none, or an entry would reach out, is a device or the like
+   */
+  copyInTar(tar: Readable, target: string, options: CopyInOptions = {}): Promise<void> {
+    return this.#use(() => copyInTar(this.#host, tar, target, options));
+  }
+
+  /**
+   * A file or directory of the sandbox as a tar stream, which fails with a `CaissonError`. The sandbox has made it: unpack it with
+   * care, or use `copyOut`. @throws invalid_argument  the path is no absolute one
+   */
+  copyOutTar(source: string, options: { readonly signal?: AbortSignal } = {}): Readable {
+    return copyOutTar(this.#host, source, options.signal);
   }
 
   /** Freezes all its processes. @throws failed_precondition  it is paused already */
@@ -112,12 +198,12 @@ export class Sandbox implements AsyncDisposable {
 
   async #run(command: string, args: readonly string[], options: RunOptions): Promise<RunResult> {
     checkCommand(command, args, options);
-    return await runCommand(this.#commands, [command, ...args], options);
+    return await runCommand(this.#host, [command, ...args], options);
   }
 
   async #spawn(command: string, args: readonly string[], options: SpawnOptions): Promise<SandboxProcess> {
     checkCommand(command, args, options);
-    return await spawnCommand(this.#commands, [command, ...args], options);
+    return await spawnCommand(this.#host, [command, ...args], options);
   }
 
   #use<T>(work: () => Promise<T>): Promise<T> {

@@ -13,8 +13,9 @@ import type { SandboxObserver } from "../sandbox/observer.ts";
 import { createSandbox } from "../sandbox/sandbox.ts";
 import { removeTree } from "../storage/remove-tree.ts";
 import { checkSandboxOptions } from "./check.ts";
-import type { CommandHost } from "./command.ts";
+import { processPrefix } from "./command.ts";
 import { EventHub } from "./events.ts";
+import type { FileHost } from "./files.ts";
 import {
   directoriesOf,
   namespace,
@@ -32,7 +33,7 @@ import { sweepOnce } from "./sweep.ts";
 export interface SandboxParts {
   readonly id: string;
   readonly container: Container;
-  readonly commands: Omit<CommandHost, "ended">;
+  readonly host: Omit<FileHost, "ended">;
   readonly events: EventHub;
   /** Resolves with the reason when the VM has ended by itself. */
   readonly lost: Promise<string>;
@@ -101,9 +102,10 @@ async function start(options: SandboxOptions, signal: AbortSignal): Promise<Sand
   return {
     id,
     container,
-    commands: {
+    host: {
       container,
       plan: (args, spawnOptions) => planProcess(plan.process, args, spawnOptions, findUser),
+      owner: async (user) => (user === undefined ? plan.process.user : await findUser(user)),
     },
     events,
     lost: lost.promise,
@@ -172,7 +174,8 @@ async function createIdleContainer(
 function pass(event: ModelEvent, events: EventHub): void {
   switch (event.type) {
     case "exit":
-      if (event.process.execId === "") return;
+      // Transfers of files are no processes to anybody.
+      if (!event.process.execId.startsWith(processPrefix)) return;
       events.emit({ type: "exit", processId: event.process.execId, exitCode: event.exit.exitCode });
       return;
     case "oom":

@@ -10,6 +10,7 @@ import type {
   Container,
   ContainerStats,
   ExecRequest,
+  FileTransferRequest,
   GuestPid,
   Mount,
   Process,
@@ -51,6 +52,8 @@ export interface ContainerOptions {
   /** Releases what the container holds in the guest and on the host. */
   readonly release: () => Promise<void>;
 }
+
+const noStdio = { stdin: "", stdout: "", stderr: "", terminal: false };
 
 /** A container in the guest. */
 export class GuestContainer implements Container {
@@ -98,42 +101,56 @@ export class GuestContainer implements Container {
 
   async exec(request: ExecRequest): Promise<Process> {
     const { execId, stdio, streams, processJson } = request;
-    if (execId === this.id || this.#execs.has(execId)) {
-      throw new RuntimeError(
-        "already_exists",
-        `Cannot add process "${execId}" to container "${this.id}": the id is in use`,
-      );
-    }
+    this.#checkFree(execId);
     const { tag } = this.init.state;
     if (this.init.isFinishing || (tag !== "running" && tag !== "created" && tag !== "starting")) {
       throw this.#wrongState(`add process "${execId}" to`);
     }
-    const { agent, drainTimeoutMs, hostPid, killVm, emit } = this.#options;
+    const process = await this.#register({ execId, stdio, streams }, () =>
+      this.#options.agent.createExec({
+        containerId: this.id,
+        execId,
+        ociProcessJson: processJson,
+        stdio: { ...declareStdio(request), ...loadConsoleSize(processJson) },
+      }),
+    );
+    this.#options.emit({ type: "exec-added", container: this, execId });
+    return process;
+  }
+
+  async transferFiles(request: FileTransferRequest): Promise<Process> {
+    const { streams, ...transfer } = request;
+    this.#checkFree(transfer.execId);
+    return await this.#register({ execId: transfer.execId, stdio: noStdio, streams }, () =>
+      this.#options.agent.createFileTransfer({ containerId: this.id, ...transfer }),
+    );
+  }
+
+  /** Makes the process here and, by `create`, in the guest. */
+  async #register(
+    own: Pick<GuestProcess, "execId" | "stdio" | "streams">,
+    create: () => Promise<void>,
+  ): Promise<GuestProcess> {
+    const { agent, drainTimeoutMs, hostPid, killVm } = this.#options;
     const process = new GuestProcess({
       containerId: this.id,
-      execId,
-      stdio,
-      streams,
+      execId: own.execId,
+      stdio: own.stdio,
+      streams: own.streams,
       agent,
       drainTimeoutMs,
       hostPid,
       killVm,
     });
     // Before the first wait, so that a second request with this id is refused.
-    this.#execs.set(execId, process);
+    this.#execs.set(own.execId, process);
     try {
-      await agent.createExec({
-        containerId: this.id,
-        execId,
-        ociProcessJson: processJson,
-        stdio: { ...declareStdio(request), ...loadConsoleSize(processJson) },
-      });
+      await create();
+      return process;
     } catch (error) {
-      this.#execs.delete(execId);
+      this.#execs.delete(own.execId);
       throw error;
     }
-    emit({ type: "exec-added", container: this, execId });
-    return process;
   }
 
   pause(): Promise<void> {
@@ -291,6 +308,14 @@ export class GuestContainer implements Container {
     const ended = await within(this.init.wait(), abandonTimeoutMs, "late" as const);
     if (ended === "late") this.#options.killVm();
     await this.init.wait();
+  }
+
+  #checkFree(execId: string): void {
+    if (execId !== this.id && !this.#execs.has(execId)) return;
+    throw new RuntimeError(
+      "already_exists",
+      `Cannot add process "${execId}" to container "${this.id}": the id is in use`,
+    );
   }
 
   #process(execId: string): GuestProcess {

@@ -1,4 +1,5 @@
 import type { Readable, Writable } from "node:stream";
+import type { FileTransfer } from "../agent-client/agent-types.ts";
 
 /**
  * The model that every front door (shim, OCI command line, library) works on: a sandbox is one microVM, holds
@@ -54,6 +55,12 @@ export interface ExecRequest {
   readonly streams?: StdioStreams;
   /** OCI `Process` as JSON, the bytes as they came. */
   readonly processJson: Uint8Array;
+}
+
+export interface FileTransferRequest extends FileTransfer {
+  readonly execId: string;
+  /** What it fails with comes to stderr as `<error code> <text>`, from the guest. */
+  readonly streams: StdioStreams;
 }
 
 export interface ExitStatus {
@@ -161,6 +168,11 @@ export interface Container {
   start(execId: string): Promise<void>;
   /** Registers an exec. @throws already_exists, failed_precondition (stopped or paused) */
   exec(request: ExecRequest): Promise<Process>;
+  /**
+   * Registers a process of the guest that reads or writes the container's files, to be started, waited for and deleted as an
+   * exec. It works while the container is paused. @throws already_exists, failed_precondition (stopped)
+   */
+  transferFiles(request: FileTransferRequest): Promise<Process>;
   /**
    * Freezes every process in it. @throws failed_precondition unless it runs
    */

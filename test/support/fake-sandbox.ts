@@ -134,6 +134,9 @@ class FakeContainer implements Container {
       );
     });
   }
+  transferFiles(): Promise<Process> {
+    return Promise.reject(new RuntimeError("unimplemented", "Cannot move files: the sandbox is a fake"));
+  }
 
   async exec(request: ExecRequest): Promise<Process> {
     if (this.init.isStopped)

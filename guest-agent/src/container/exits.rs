@@ -34,6 +34,7 @@ impl Container {
         if let Err(error) = self.cgroup.kill() {
             log::error(&error.to_string());
         }
+        self.kill_transfers();
         let execs_done = self.wait_for(|inner| !inner.execs.values().any(crate::process::Process::is_live));
         if tokio::time::timeout(EXEC_LIMIT, execs_done).await.is_err() {
             log::warn(&format!(

@@ -4,6 +4,7 @@ mod control;
 mod create;
 mod exits;
 mod start;
+mod transfer;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -16,8 +17,8 @@ use crate::cgroup::Cgroup;
 use crate::console::Size;
 use crate::error::{Error, Result};
 use crate::events::Events;
-use crate::process::{Process, State, name};
-use crate::proto::CreateExecRequest;
+use crate::process::{Process, Program, State, name};
+use crate::proto::{CreateExecRequest, CreateFileTransferRequest, Stdio};
 use crate::reaper::Reaper;
 use crate::sandbox::lock;
 use crate::{bundle, ids};
@@ -93,17 +94,35 @@ impl Container {
         let what = name(&self.id, &exec_id);
         bundle::adapt_process(&request.oci_process_json, None)?;
         let mut inner = lock(&self.inner);
+        self.check_can_exec(&inner, &what)?;
+        let program = Program::Oci(request.oci_process_json);
+        self.register(&mut inner, exec_id, program, request.stdio.unwrap_or_default())
+    }
+
+    /// Registers a transfer of files; nothing runs yet. A paused container has files, too.
+    pub fn create_file_transfer(&self, request: CreateFileTransferRequest) -> Result<()> {
+        let (exec_id, task, stdio) = transfer::plan(request)?;
+        let mut inner = lock(&self.inner);
+        if inner.init_has_exited() {
+            return Err(Error::FailedPrecondition(format!(
+                "Cannot reach the files of container \"{}\": it has exited",
+                self.id
+            )));
+        }
+        self.register(&mut inner, exec_id, Program::Files(task), stdio)
+    }
+
+    fn register(&self, inner: &mut Inner, exec_id: String, program: Program, stdio: Stdio) -> Result<()> {
+        let what = name(&self.id, &exec_id);
         if inner.execs.contains_key(&exec_id) {
             return Err(Error::AlreadyExists(format!("Cannot create {what}: it exists")));
         }
-        self.check_can_exec(&inner, &what)?;
         if inner.execs.len() >= EXEC_LIMIT {
             return Err(Error::ResourceExhausted(format!(
                 "Cannot create {what}: the container has {EXEC_LIMIT} of {EXEC_LIMIT}"
             )));
         }
-        let process = Process::registered(request.oci_process_json, request.stdio.unwrap_or_default())?;
-        inner.execs.insert(exec_id, process);
+        inner.execs.insert(exec_id, Process::registered(program, stdio)?);
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use crate::bundle::{Terminal, adapt_process};
 use crate::console::ConsoleSocket;
 use crate::crun::{self, Scratch};
 use crate::error::{Error, Result};
-use crate::process::{State, name};
+use crate::process::{Program, State, name};
 use crate::sandbox::lock;
 use crate::stdio::ChildEnds;
 
@@ -53,12 +53,15 @@ impl Container {
     /// Runs a registered exec, and returns its process id. After a failure only deletion is left for it.
     pub async fn start_exec(self: &Arc<Self>, exec_id: &str) -> Result<i32> {
         let _shared = self.operation.read().await;
-        let (process, ends, terminal) = self.take_registered(exec_id)?;
+        let (program, ends, terminal) = self.take_registered(exec_id)?;
         // It may die before its process id is known.
         let _hold = self.reaper.hold();
-        let launched = match adapt_process(&process, terminal) {
-            Ok(process) => self.launch_exec(exec_id, &process, ends, terminal).await,
-            Err(error) => Err(error),
+        let launched = match program {
+            Program::Files(task) => self.launch_transfer(&task, ends).map(|pid| (pid, None)),
+            Program::Oci(process) => match adapt_process(&process, terminal) {
+                Ok(process) => self.launch_exec(exec_id, &process, ends, terminal).await,
+                Err(error) => Err(error),
+            },
         };
         let result = launched.and_then(|(pid, master)| self.adopt(exec_id, pid, master));
         if result.is_err() {
@@ -73,15 +76,19 @@ impl Container {
         result
     }
 
-    fn take_registered(&self, exec_id: &str) -> Result<(Vec<u8>, ChildEnds, Terminal)> {
+    fn take_registered(&self, exec_id: &str) -> Result<(Program, ChildEnds, Terminal)> {
         let what = name(&self.id, exec_id);
         let mut inner = lock(&self.inner);
-        if matches!(inner.process(&self.id, exec_id)?.state, State::Registered { .. }) {
+        let program = match &inner.process(&self.id, exec_id)?.state {
+            State::Registered { program, .. } => Some(program),
+            _ => None,
+        };
+        if matches!(program, Some(Program::Oci(_))) {
             self.check_can_exec(&inner, &what)?;
         }
         let process = inner.process(&self.id, exec_id)?;
         match std::mem::replace(&mut process.state, State::Starting) {
-            State::Registered { process: json, ends } => Ok((json, ends, process.wanted_terminal())),
+            State::Registered { program, ends } => Ok((program, ends, process.wanted_terminal())),
             other => {
                 process.state = other;
                 Err(Error::FailedPrecondition(format!(
