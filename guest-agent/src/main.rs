@@ -13,6 +13,7 @@ mod crun;
 mod error;
 mod events;
 mod files;
+mod forward;
 mod idle;
 mod ids;
 mod log;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::container::Container;
 use crate::error::{Error, Result};
 use crate::events::Events;
+use crate::forward::Connections;
 use crate::ids;
 use crate::proto::CreateContainerRequest;
 use crate::reaper::Reaper;
@@ -21,6 +22,8 @@ pub struct Sandbox {
     pub reaper: Reaper,
     /// Leads to the host.
     pub events: Events,
+    /// Forwarded to the workload's ports.
+    pub connections: Connections,
     phase: Mutex<Phase>,
     containers: Mutex<BTreeMap<String, Option<Arc<Container>>>>,
 }
@@ -39,6 +42,7 @@ impl Sandbox {
         Self {
             reaper,
             events: Events::default(),
+            connections: Connections::default(),
             phase: Mutex::new(Phase::Fresh),
             containers: Mutex::default(),
         }

@@ -134,13 +134,33 @@ impl Stream {
 
     /// Returns when the peer has ended its direction.
     async fn peer_ended(&self) -> io::Result<()> {
-        loop {
-            let mut guard = self.0.readable().await?;
-            if guard.ready().is_read_closed() {
-                return Ok(());
-            }
-            guard.clear_ready();
+        read_closed(&self.0).await
+    }
+
+    /// Tells of the peer's end also while nobody reads. With a registration of its own, so that the readers' stays as it is.
+    pub fn end_watch(&self) -> io::Result<EndWatch> {
+        let duplicate = self.0.get_ref().try_clone()?;
+        Ok(EndWatch(polled::register(duplicate, Interest::READABLE)?))
+    }
+}
+
+/// Waits for the end of the peer's direction, whatever is still to be read.
+pub struct EndWatch(AsyncFd<OwnedFd>);
+
+impl EndWatch {
+    /// Returns when the peer has ended its direction, or the connection is broken.
+    pub async fn ended(&self) {
+        let _ = read_closed(&self.0).await;
+    }
+}
+
+async fn read_closed(fd: &AsyncFd<OwnedFd>) -> io::Result<()> {
+    loop {
+        let mut guard = fd.readable().await?;
+        if guard.ready().is_read_closed() {
+            return Ok(());
         }
+        guard.clear_ready();
     }
 }
 

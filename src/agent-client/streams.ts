@@ -1,9 +1,7 @@
 import type { Socket } from "node:net";
 import { RuntimeError } from "../base/errors.ts";
 import { foreignText } from "../base/log.ts";
-import { dialGuest, type GuestAddress, readReplyLine } from "./vsock.ts";
-
-const stdioPort = 1025;
+import { dialGuest, type GuestAddress, readReplyLine, streamPort } from "./vsock.ts";
 
 export type StreamName = "stdin" | "stdout" | "stderr";
 
@@ -24,7 +22,7 @@ export interface StreamAddress {
  * @throws unavailable  the guest refused it or is gone
  */
 export async function openStream(address: StreamAddress, signal: AbortSignal): Promise<Socket> {
-  const socket = await dialGuest(address.guest, stdioPort, signal);
+  const socket = await dialGuest(address.guest, streamPort, signal);
   const what = `${address.name} of "${address.containerId}${address.execId && `/${address.execId}`}"`;
   try {
     socket.write(`${address.token} ${address.containerId} ${address.execId || "-"} ${address.name}\n`);

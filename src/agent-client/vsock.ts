@@ -25,6 +25,9 @@ export function dialGuest(guest: GuestAddress, port: number, signal: AbortSignal
   return VsockSocket.connect({ cid: guest.cid, port }, { signal });
 }
 
+/** Port of the guest's agent for streams of bytes. */
+export const streamPort = 1025;
+
 const maxLineBytes = 256;
 
 /** Connects to a port of the guest. Bytes that arrive right behind the handshake are kept. */

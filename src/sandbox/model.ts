@@ -7,6 +7,7 @@ import type { FileTransfer } from "../agent-client/agent-types.ts";
  *
  * No generated or wire types here; the front doors translate.
  */
+import type { Duplex } from "node:stream";
 
 /** An OCI or containerd mount: where the root file system comes from. */
 export interface Mount {
@@ -230,6 +231,17 @@ export interface Sandbox {
    * @throws already_exists, invalid_argument, not_found, unavailable, deadline_exceeded
    */
   createContainer(request: CreateContainerRequest, options: { signal: AbortSignal }): Promise<Container>;
+  /**
+   * Connects to the port that a workload listens on at 127.0.0.1, else at ::1, of the guest. The caller owns the stream:
+   * both directions end on their own (`end()` half-closes), and it is destroyed with an error when the workload resets the
+   * connection or the VM ends. At most 512 at a time.
+   *
+   * @param guestPort  TCP, 1..65535
+   * @throws failed_precondition  there is no VM yet, or no more
+   * @throws invalid_argument     not a port
+   * @throws unavailable          nobody listens there, or the workload does not accept
+   */
+  connect(guestPort: number, options: { signal: AbortSignal }): Promise<Duplex>;
   /** Powers the VM off and releases everything on the host, in order. Safe to call twice. */
   close(): Promise<void>;
 }

@@ -1,3 +1,4 @@
+import type { Duplex } from "node:stream";
 import type { GuestStdio } from "../agent-client/agent-types.ts";
 import { guestSpec } from "../agent-client/guest-spec.ts";
 import { withIdleInit } from "../agent-client/idle-init.ts";
@@ -132,6 +133,17 @@ class VmSandbox implements Sandbox {
       this.#creating.delete(containerId);
       this.#earlyExits.delete(containerId);
     }
+  }
+
+  async connect(guestPort: number, { signal }: { signal: AbortSignal }): Promise<Duplex> {
+    if (this.#booted === undefined || this.#lostReason !== undefined) {
+      throw new RuntimeError(
+        "failed_precondition",
+        `Cannot connect to port ${guestPort} of sandbox "${this.id}": its VM does not run`,
+      );
+    }
+    const { vm } = await this.#booted;
+    return vm.connect(guestPort, signal);
   }
 
   close(): Promise<void> {

@@ -1,6 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { closeSync, openSync } from "node:fs";
 import { chown, mkdir } from "node:fs/promises";
+import type { Duplex } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 
 import { Agent } from "../agent-client/agent.ts";
@@ -24,6 +25,7 @@ import type { GuestNetwork } from "../network/endpoint.ts";
 import type { Spec } from "../oci/spec.ts";
 import { shareTag } from "../storage/shared-dir.ts";
 import { startVirtiofsd, type Virtiofsd } from "../storage/virtiofsd.ts";
+import { guestConnections } from "./connections.ts";
 import { findGuestFiles } from "./guest-files.ts";
 import type { HostState } from "./host-state.ts";
 import type { OpenGuestStream } from "./io.ts";
@@ -62,6 +64,8 @@ export interface SandboxVm extends AsyncDisposable {
   /** Resolves with a reason when the VM has ended or its agent is lost (the VM is killed then). Never rejects. */
   readonly lost: Promise<string>;
   openStream(containerId: string, execId: string): OpenGuestStream;
+  /** Connects to a TCP port of the guest's loopback. The caller owns the stream, which breaks when the VM ends. */
+  connect(port: number, signal: AbortSignal): Promise<Duplex>;
   /** Gives the guest the network that has come to its namespace since the boot, if there is one. Safe to call again. */
   joinLateNetwork(signal: AbortSignal): Promise<void>;
 }
@@ -166,6 +170,9 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
         signal: health.signal,
       }),
     ]);
+    const address = { guest: vsock.guest, token: streamToken.toString("hex") };
+    const connections = guestConnections(address, { timeoutMs: config.agentCallTimeoutMs, lost });
+    cleanup.defer("connections to the guest", () => connections[Symbol.dispose]());
     const owned = cleanup.move();
     return {
       vm,
@@ -174,10 +181,8 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
       agent,
       lost,
       openStream: (containerId, execId) => (name, streamSignal) =>
-        openStream(
-          { guest: vsock.guest, token: streamToken.toString("hex"), containerId, execId, name },
-          streamSignal,
-        ),
+        openStream({ ...address, containerId, execId, name }, streamSignal),
+      connect: (port, connectSignal) => connections.connect(port, connectSignal),
       joinLateNetwork: lateNetwork(agent, network.spare, vm.identity.pid),
       [Symbol.asyncDispose]: () => owned[Symbol.asyncDispose](),
     };

@@ -65,6 +65,12 @@ export class FakeSandbox implements Sandbox {
     return container;
   }
 
+  connect(guestPort: number): Promise<never> {
+    return Promise.reject(
+      new RuntimeError("unimplemented", `Cannot connect to port ${guestPort}: it has no VM`),
+    );
+  }
+
   async createContainer(
     request: CreateContainerRequest,
     { signal }: { signal: AbortSignal },

@@ -1,9 +1,12 @@
 import { execFileSync } from "node:child_process";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { Cleanup } from "../../src/base/cleanup.ts";
 import { createLog } from "../../src/base/log.ts";
+import type { Config } from "../../src/config/config.ts";
 import { loadConfig } from "../../src/config/load.ts";
 import { createQemuDriver } from "../../src/hypervisor/qemu/driver.ts";
 import type { SpecHooks } from "../../src/oci/spec.ts";
+import type { Container, Sandbox } from "../../src/sandbox/model.ts";
 import { createSandbox } from "../../src/sandbox/sandbox.ts";
 import { buildPath } from "./cli-build.ts";
 import { createTempDir, type TempDir } from "./temp-dir.ts";
@@ -11,26 +14,36 @@ import { createTempDir, type TempDir } from "./temp-dir.ts";
 export interface ModelContainerOptions {
   readonly command: readonly string[];
   readonly hooks?: SpecHooks;
+  /** Network namespace to be in. Default: one of its own without links. */
+  readonly netnsPath?: string;
+  /** Of the configuration. */
+  readonly settings?: Partial<Config>;
   /** Called between Create and Start with the pid that Create returned. */
   readonly beforeStart?: (pid: number) => void;
 }
 
-export interface ModelContainerResult {
-  readonly exitCode: number;
-  readonly output: string;
+/** A container that was started through the model itself, as the library does. Disposing ends it with its sandbox. */
+export interface ModelContainer extends AsyncDisposable {
+  readonly dir: TempDir;
+  readonly sandbox: Sandbox;
+  readonly container: Container;
   /** MAC address of eth0 in the sandbox's namespace on the host; empty without one. */
   readonly linkAddress: string;
+  /** Stdout and stderr up to now. */
+  output(): string;
 }
 
-/** Runs one container through the model itself, as the library does, and deletes it. */
-export async function runModelContainer(options: ModelContainerOptions): Promise<ModelContainerResult> {
-  await using dir = createTempDir();
+export async function startModelContainer(options: ModelContainerOptions): Promise<ModelContainer> {
+  await using cleanup = new Cleanup();
+  const dir = createTempDir();
+  cleanup.defer("directory", () => dir[Symbol.asyncDispose]());
   const bundle = makeBundle(dir, options);
   const output = dir.join("output");
   writeFileSync(output, "");
   const config = {
     ...loadConfig({ environment: {}, executableDirectory: buildPath("lib") }),
     stateDirectory: dir.join("run"),
+    ...options.settings,
   };
   const sandbox = createSandbox({
     namespace: dir.token,
@@ -40,25 +53,42 @@ export async function runModelContainer(options: ModelContainerOptions): Promise
     log: createLog("error", process.stderr),
     emit: () => {},
   });
-  try {
-    const stdio = { stdin: "", stdout: output, stderr: output, terminal: false };
-    const container = await sandbox.createContainer(
-      { containerId: dir.token, bundle, rootfs: [], stdio, noPivotRoot: false },
-      { signal: AbortSignal.timeout(120_000) },
-    );
-    const { pid } = container.init;
-    options.beforeStart?.(pid);
-    const linkAddress = addressOf(pid);
-    await container.start("");
-    const { exitCode } = await container.init.wait();
-    await container.delete("");
-    return { exitCode, output: readFileSync(output, "utf8"), linkAddress };
-  } finally {
-    await sandbox.close();
-  }
+  cleanup.defer("sandbox", () => sandbox.close());
+  const stdio = { stdin: "", stdout: output, stderr: output, terminal: false };
+  const container = await sandbox.createContainer(
+    { containerId: dir.token, bundle, rootfs: [], stdio, noPivotRoot: false },
+    { signal: AbortSignal.timeout(120_000) },
+  );
+  const { pid } = container.init;
+  options.beforeStart?.(pid);
+  const linkAddress = addressOf(pid);
+  await container.start("");
+  const owned = cleanup.move();
+  return {
+    dir,
+    sandbox,
+    container,
+    linkAddress,
+    output: () => readFileSync(output, "utf8"),
+    [Symbol.asyncDispose]: () => owned[Symbol.asyncDispose](),
+  };
 }
 
-function makeBundle(dir: TempDir, { command, hooks = {} }: ModelContainerOptions): string {
+export interface ModelContainerResult {
+  readonly exitCode: number;
+  readonly output: string;
+  readonly linkAddress: string;
+}
+
+/** Runs one to its end and deletes it. */
+export async function runModelContainer(options: ModelContainerOptions): Promise<ModelContainerResult> {
+  await using started = await startModelContainer(options);
+  const { exitCode } = await started.container.init.wait();
+  await started.container.delete("");
+  return { exitCode, output: started.output(), linkAddress: started.linkAddress };
+}
+
+function makeBundle(dir: TempDir, { command, hooks = {}, netnsPath = "" }: ModelContainerOptions): string {
   const bundle = dir.join("bundle");
   const bin = `${bundle}/rootfs/bin`;
   mkdirSync(bin, { recursive: true });
@@ -86,7 +116,12 @@ function makeBundle(dir: TempDir, { command, hooks = {} }: ModelContainerOptions
     root: { path: "rootfs" },
     mounts,
     hooks,
-    linux: { namespaces: ["pid", "mount", "ipc", "uts", "network"].map((type) => ({ type })) },
+    linux: {
+      namespaces: [
+        ...["pid", "mount", "ipc", "uts"].map((type) => ({ type })),
+        { type: "network", path: netnsPath },
+      ],
+    },
   };
   writeFileSync(`${bundle}/config.json`, JSON.stringify(spec));
   return bundle;

@@ -12,7 +12,8 @@ use crate::error::Error;
 use crate::ids;
 use crate::polled;
 use crate::stdio::frame::{Head, PAYLOAD_LIMIT, parse_head};
-use crate::stdio::{hello as line, pump};
+use crate::stdio::hello::{self as line, Target};
+use crate::stdio::pump;
 use crate::vsock::Stream;
 
 /// More than any input has.
@@ -88,15 +89,19 @@ fn payload_of(mut wire: &[u8]) -> Vec<u8> {
 /// The line that opens a stream: one that is taken is exactly the one that says the same.
 pub fn hello(data: &[u8]) {
     let Ok(hello) = line::parse(data) else { return };
-    assert!(ids::check_container_id(&hello.container_id).is_ok());
-    assert!(hello.exec_id.is_empty() || ids::check_exec_id(&hello.exec_id).is_ok());
     let token: String = hello.token.iter().map(|byte| format!("{byte:02x}")).collect();
-    let exec_id = if hello.exec_id.is_empty() { "-" } else { &hello.exec_id };
-    let kind = format!("{:?}", hello.kind).to_lowercase();
-    assert_eq!(
-        data,
-        format!("{token} {} {exec_id} {kind}", hello.container_id).as_bytes()
-    );
+    let words = match hello.target {
+        Target::Tcp(port) => format!("tcp {port}"),
+        Target::TcpOutput(number) => format!("tcp-output {number}"),
+        Target::Stdio(stream) => {
+            assert!(ids::check_container_id(&stream.container_id).is_ok());
+            assert!(stream.exec_id.is_empty() || ids::check_exec_id(&stream.exec_id).is_ok());
+            let exec_id = if stream.exec_id.is_empty() { "-" } else { &stream.exec_id };
+            let kind = format!("{:?}", stream.kind).to_lowercase();
+            format!("{} {exec_id} {kind}", stream.container_id)
+        }
+    };
+    assert_eq!(data, format!("{token} {words}").as_bytes());
 }
 
 /// The OCI documents: what the agent passes on to crun says the same as what it was given, except for what is the

@@ -1,4 +1,5 @@
-//! The line that opens a stream: `<token> <container id> <exec id or "-"> <stdin|stdout|stderr>\n`.
+//! The line that opens a stream: `<token> <container id> <exec id or "-"> <stdin|stdout|stderr>\n` for one of a process,
+//! `<token> tcp <port>\n` and `<token> tcp-output <number>\n` for the two of a connection to a port of the guest's loopback.
 
 use super::TOKEN_BYTES;
 use crate::ids;
@@ -17,11 +18,29 @@ pub enum Kind {
     Stderr,
 }
 
-/// A parsed line. Empty `exec_id` is init.
+/// A parsed line.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Hello {
     /// The secret as it was presented.
     pub token: [u8; TOKEN_BYTES],
+    /// What is to be at our end.
+    pub target: Target,
+}
+
+/// What a stream leads to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A stream of a process.
+    Stdio(ProcessStream),
+    /// What goes to a TCP port of the guest's loopback.
+    Tcp(u16),
+    /// What comes from there, of the connection with this number.
+    TcpOutput(u32),
+}
+
+/// One stream of one process. Empty `exec_id` is init.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ProcessStream {
     /// Whose stream.
     pub container_id: String,
     /// Whose stream within the container.
@@ -37,10 +56,32 @@ pub fn parse(line: &[u8]) -> Result<Hello, &'static str> {
         .filter(|line| line.is_ascii())
         .ok_or("the line is not ASCII")?;
     let words: Vec<&str> = line.split(' ').collect();
-    let [token, container_id, exec_id, kind] = words[..] else {
-        return Err("the line must have four words");
+    let (token, target) = match words[..] {
+        [token, "tcp", port] => (token, Target::Tcp(parse_port(port)?)),
+        [token, "tcp-output", number] => (
+            token,
+            Target::TcpOutput(parse_number(number).ok_or("the number is malformed")?),
+        ),
+        [token, container_id, exec_id, kind] => (token, Target::Stdio(parse_stream(container_id, exec_id, kind)?)),
+        _ => return Err("the line has too few or too many words"),
     };
     let token = parse_token(token).ok_or("the token is malformed")?;
+    Ok(Hello { token, target })
+}
+
+fn parse_port(port: &str) -> Result<u16, &'static str> {
+    parse_number(port)
+        .and_then(|number| u16::try_from(number).ok())
+        .ok_or("the port must be a number from 1 to 65535")
+}
+
+/// From 1 on; `parse` alone takes a sign and leading zeroes, too.
+fn parse_number(text: &str) -> Option<u32> {
+    text.starts_with(|first| matches!(first, '1'..='9'))
+        .then(|| text.parse().ok())?
+}
+
+fn parse_stream(container_id: &str, exec_id: &str, kind: &str) -> Result<ProcessStream, &'static str> {
     ids::check_container_id(container_id).map_err(|_| "the container id is malformed")?;
     let exec_id = if exec_id == "-" {
         ""
@@ -54,8 +95,7 @@ pub fn parse(line: &[u8]) -> Result<Hello, &'static str> {
         "stderr" => Kind::Stderr,
         _ => return Err("the stream must be stdin, stdout or stderr"),
     };
-    Ok(Hello {
-        token,
+    Ok(ProcessStream {
         container_id: container_id.to_owned(),
         exec_id: exec_id.to_owned(),
         kind,
@@ -94,17 +134,38 @@ mod tests {
 
     const TOKEN: &str = "000102030405060708090a0b0c0d0eff";
 
+    fn stream_of(words: &str) -> ProcessStream {
+        match parse(format!("{TOKEN} {words}").as_bytes())
+            .expect("a good line")
+            .target
+        {
+            Target::Stdio(stream) => stream,
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test]
     fn init_and_exec_lines() {
-        let got = parse(format!("{TOKEN} c1 - stdout").as_bytes()).expect("a good line");
+        let got = stream_of("c1 - stdout");
         assert_eq!(
             (got.container_id.as_str(), got.exec_id.as_str(), got.kind),
             ("c1", "", Kind::Stdout)
         );
-        assert_eq!((got.token[1], got.token[15]), (1, 0xff));
-
-        let got = parse(format!("{TOKEN} c1 e-1 stdin").as_bytes()).expect("a good line");
+        let got = stream_of("c1 e-1 stdin");
         assert_eq!((got.exec_id.as_str(), got.kind), ("e-1", Kind::Stdin));
+        // A container may have this name: its line has four words.
+        assert_eq!(stream_of("tcp - stderr").container_id, "tcp");
+    }
+
+    #[test]
+    fn tcp_lines() {
+        for port in [1, 8080, 65535] {
+            let got = parse(format!("{TOKEN} tcp {port}").as_bytes()).expect("a good line");
+            assert_eq!(got.target, Target::Tcp(port));
+            assert_eq!((got.token[1], got.token[15]), (1, 0xff));
+        }
+        let got = parse(format!("{TOKEN} tcp-output 4294967295").as_bytes()).expect("a good line");
+        assert_eq!(got.target, Target::TcpOutput(u32::MAX));
     }
 
     #[test]
@@ -122,6 +183,15 @@ mod tests {
             format!("{TOKEN} c1 - stdlog"),
             format!("{TOKEN} c1 - stdout\r"),
             format!("{TOKEN} é - stdout"),
+            format!("{TOKEN} tcp 0"),
+            format!("{TOKEN} tcp 65536"),
+            format!("{TOKEN} tcp +80"),
+            format!("{TOKEN} tcp 080"),
+            format!("{TOKEN} tcp"),
+            format!("{TOKEN} udp 80"),
+            format!("{TOKEN} tcp-output 0"),
+            format!("{TOKEN} tcp-output 4294967296"),
+            "tcp 80".into(),
         ] {
             assert!(parse(line.as_bytes()).is_err(), "{line:?}");
         }

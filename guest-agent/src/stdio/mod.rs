@@ -3,7 +3,7 @@
 //! The protocol is described at the head of `agent.proto`: a hello line, an answer line, then frames in one direction.
 
 mod endpoints;
-mod frame;
+pub mod frame;
 mod hello;
 mod pump;
 mod server;

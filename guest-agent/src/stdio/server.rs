@@ -6,8 +6,9 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
 
-use super::hello::{Hello, LIMIT, parse, same_token};
+use super::hello::{Hello, LIMIT, ProcessStream, Target, parse, same_token};
 use crate::error::{Context, Result, clean};
+use crate::forward;
 use crate::log;
 use crate::sandbox::Sandbox;
 use crate::vsock::{Listener, Stream};
@@ -24,12 +25,12 @@ pub async fn serve(listener: Listener, sandbox: Arc<Sandbox>) -> Result<()> {
         let Ok(permit) = Arc::clone(&openings).acquire_owned().await else {
             return Ok(());
         };
-        let stream = listener.accept().await.context(|| "accept a stdio connection".into())?;
+        let stream = listener.accept().await.context(|| "accept a stream".into())?;
         let sandbox = Arc::clone(&sandbox);
         tokio::spawn(async move {
             let _permit = permit;
             if tokio::time::timeout(HELLO_LIMIT, open(stream, &sandbox)).await.is_err() {
-                log::warn("Cannot open a stdio stream: the host did not introduce it in time");
+                log::warn("Cannot open a stream: the host did not introduce it in time");
             }
         });
     }
@@ -40,27 +41,76 @@ async fn open(mut stream: Stream, sandbox: &Sandbox) {
         Ok(hello) => hello,
         Err(reason) => return refuse(stream, &reason).await,
     };
-    let reserved = sandbox.with_endpoints(&hello.container_id, &hello.exec_id, |endpoints| {
-        endpoints.reserve(hello.kind)
-    });
-    match reserved {
-        Err(error) => refuse(stream, &error.to_string()).await,
-        Ok(false) => refuse(stream, "the stream was not declared, is open already, or is over").await,
-        Ok(true) => {
-            let stream = stream.write_all(b"OK\n").await.is_ok().then_some(stream);
-            let connected = sandbox.with_endpoints(&hello.container_id, &hello.exec_id, |endpoints| {
-                endpoints.connect(hello.kind, stream)
-            });
-            // Not found: deleted meanwhile, which has closed the connection.
-            if let Ok(Err(error)) = connected {
-                log::warn(&error.to_string());
-            }
-        }
+    let opened = match hello.target {
+        Target::Stdio(wanted) => open_process_stream(stream, &wanted, sandbox).await,
+        Target::Tcp(port) => open_connection(stream, port, sandbox).await,
+        Target::TcpOutput(number) => open_output(stream, number, sandbox).await,
+    };
+    if let Err((stream, reason)) = opened {
+        refuse(stream, &reason).await;
     }
 }
 
+/// A stream that is not to be opened, and why.
+type Refused = (Stream, String);
+
+async fn open_process_stream(
+    mut stream: Stream,
+    wanted: &ProcessStream,
+    sandbox: &Sandbox,
+) -> std::result::Result<(), Refused> {
+    let ProcessStream {
+        container_id,
+        exec_id,
+        kind,
+    } = wanted;
+    match sandbox.with_endpoints(container_id, exec_id, |endpoints| endpoints.reserve(*kind)) {
+        Err(error) => return Err((stream, error.to_string())),
+        Ok(false) => {
+            return Err((
+                stream,
+                "the stream was not declared, is open already, or is over".into(),
+            ));
+        }
+        Ok(true) => {}
+    }
+    let stream = stream.write_all(b"OK\n").await.is_ok().then_some(stream);
+    let connected = sandbox.with_endpoints(container_id, exec_id, |endpoints| endpoints.connect(*kind, stream));
+    // Not found: deleted meanwhile, which has closed the connection.
+    if let Ok(Err(error)) = connected {
+        log::warn(&error.to_string());
+    }
+    Ok(())
+}
+
+async fn open_connection(mut stream: Stream, port: u16, sandbox: &Sandbox) -> std::result::Result<(), Refused> {
+    let Some(waiting) = sandbox.connections.add() else {
+        return Err((stream, "too many connections are open".into()));
+    };
+    let tcp = match forward::connect(port).await {
+        Ok(tcp) => tcp,
+        Err(reason) => return Err((stream, reason)),
+    };
+    let answer = format!("OK {}\n", waiting.number);
+    if stream.write_all(answer.as_bytes()).await.is_ok() {
+        tokio::spawn(forward::join(tcp, stream, waiting));
+    }
+    Ok(())
+}
+
+async fn open_output(mut stream: Stream, number: u32, sandbox: &Sandbox) -> std::result::Result<(), Refused> {
+    let Some(waiting) = sandbox.connections.take(number) else {
+        return Err((stream, "no connection with this number waits for its output".into()));
+    };
+    if stream.write_all(b"OK\n").await.is_ok() {
+        // Given up meanwhile: the host sees this stream close.
+        let _ = waiting.send(stream);
+    }
+    Ok(())
+}
+
 async fn refuse(mut stream: Stream, reason: &str) {
-    log::debug(|| format!("stdio stream refused: {reason}"));
+    log::debug(|| format!("stream refused: {reason}"));
     let _ = stream
         .write_all(format!("ERR {}\n", clean(reason, 200)).as_bytes())
         .await;
