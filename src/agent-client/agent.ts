@@ -11,6 +11,7 @@ import type {
   AgentEvents,
   FileTransfer,
   GuestConfiguration,
+  GuestContainerRequest,
   GuestNetworkSettings,
   GuestProcessEntry,
   GuestReport,
@@ -131,20 +132,17 @@ export class Agent implements Disposable {
     });
   }
 
-  async createContainer(
-    request: {
-      readonly containerId: string;
-      readonly ociConfigJson: Uint8Array;
-      readonly stdio: GuestStdio;
-      readonly noPivotRoot: boolean;
-    },
-    signal?: AbortSignal,
-  ): Promise<void> {
+  async createContainer(request: GuestContainerRequest, signal?: AbortSignal): Promise<void> {
     await this.#call(
       "CreateContainer",
       v1.CreateContainerRequest,
       v1.CreateContainerResponse,
-      request,
+      {
+        ...request,
+        storages: [...request.storages],
+        sharedNamespaces: [...request.sharedNamespaces],
+        disks: [...request.disks],
+      },
       signal,
     );
   }

@@ -18,6 +18,19 @@ export interface Native {
    * close-on-exec, and the caller's.
    */
   openTap(options: { readonly netnsPath: string; readonly name: string }): number;
+  /**
+   * Copies the mount that the file or directory `fd` (O_PATH is enough) is on, with it as the root; attached nowhere yet.
+   * The descriptor is close-on-exec and the caller's; closing it before `moveMount` gives the copy up.
+   */
+  cloneTree(source: { readonly fd: number; readonly recursive: boolean }): number;
+  /** Changes the mounts of a copied tree. */
+  setMountAttributes(tree: number, attributes: MountAttributes): void;
+  /** Attaches a copied tree at `target`, whose last component is not followed when it is a symbolic link. */
+  moveMount(tree: number, target: string): void;
+  /** Detaches the mount at `path` with all that is mounted below it; symbolic links are not followed. */
+  detachMount(path: string): void;
+  /** A user namespace with these maps (user_namespaces(7)) and no process in it. The descriptor is the caller's. */
+  createUserNamespace(uidMap: string, gidMap: string): number;
   /** Makes a FIFO (mkfifo(3)); `mode` is subject to the umask. */
   makeFifo(path: string, mode: number): void;
   /** Marks every descriptor from `first` on close-on-exec. */
@@ -60,6 +73,17 @@ export interface Native {
   cancelWait(fd: number): void;
   /** Ends this process by a signal, without a core dump. Returns only for a signal that ends no process. */
   dieOf(signal: number): void;
+}
+
+/** A change of mounts (mount_setattr(2)). What is not said stays. */
+export interface MountAttributes {
+  /** The mounts below the topmost, too. */
+  readonly recursive: boolean;
+  readonly readOnly?: boolean;
+  readonly noSuidAndDev?: boolean;
+  readonly propagation?: "private" | "slave" | "shared";
+  /** Descriptor of the user namespace by which the ids of files are mapped. */
+  readonly idMap?: number;
 }
 
 /**

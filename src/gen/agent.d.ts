@@ -1068,6 +1068,18 @@ export namespace caisson {
                 /** CreateContainerRequest noPivotRoot. */
                 noPivotRoot: boolean;
 
+                /** CreateContainerRequest storages. */
+                storages: caisson.agent.v1.Storage.$Properties[];
+
+                /** CreateContainerRequest sharedNamespaces. */
+                sharedNamespaces: string[];
+
+                /** CreateContainerRequest disks. */
+                disks: caisson.agent.v1.Disk.$Properties[];
+
+                /** CreateContainerRequest allDevices. */
+                allDevices: boolean;
+
                 /**
                  * Encodes the specified CreateContainerRequest message. Does not implicitly {@link caisson.agent.v1.CreateContainerRequest.verify|verify} messages.
                  * @param message CreateContainerRequest message or plain object to encode
@@ -1104,12 +1116,111 @@ export namespace caisson {
                     /** CreateContainerRequest noPivotRoot */
                     noPivotRoot?: (boolean|null);
 
+                    /** CreateContainerRequest storages */
+                    storages?: (caisson.agent.v1.Storage.$Properties[]|null);
+
+                    /** CreateContainerRequest sharedNamespaces */
+                    sharedNamespaces?: (string[]|null);
+
+                    /** CreateContainerRequest disks */
+                    disks?: (caisson.agent.v1.Disk.$Properties[]|null);
+
+                    /** CreateContainerRequest allDevices */
+                    allDevices?: (boolean|null);
+
                     /** Unknown fields preserved while decoding when enabled */
                     $unknowns?: Uint8Array[];
                 }
 
                 /** Shape of a CreateContainerRequest. */
                 type $Shape = caisson.agent.v1.CreateContainerRequest.$Properties;
+            }
+
+            /**
+             * Properties of a Disk.
+             * @deprecated Use caisson.agent.v1.Disk.$Properties instead.
+             */
+            interface IDisk extends caisson.agent.v1.Disk.$Properties {
+            }
+
+            /** Represents a Disk. */
+            class Disk {
+
+                /**
+                 * Constructs a new Disk.
+                 * @param [properties] Properties to set
+                 */
+                constructor(properties?: caisson.agent.v1.Disk.$Properties);
+
+                /** Unknown fields preserved while decoding when enabled */
+                $unknowns?: Uint8Array[];
+
+                /** Disk serial. */
+                serial: string;
+
+                /** Disk path. */
+                path: string;
+
+                /** Disk readOnly. */
+                readOnly: boolean;
+
+                /** Disk fileMode. */
+                fileMode: number;
+
+                /** Disk uid. */
+                uid: number;
+
+                /** Disk gid. */
+                gid: number;
+
+                /**
+                 * Encodes the specified Disk message. Does not implicitly {@link caisson.agent.v1.Disk.verify|verify} messages.
+                 * @param message Disk message or plain object to encode
+                 * @param [writer] Writer to encode to
+                 * @returns Writer
+                 */
+                static encode(message: caisson.agent.v1.Disk.$Properties, writer?: $protobuf.Writer): $protobuf.Writer;
+
+                /**
+                 * Decodes a Disk message from the specified reader or buffer.
+                 * @param reader Reader or buffer to decode from
+                 * @param [length] Message length if known beforehand
+                 * @returns {caisson.agent.v1.Disk & caisson.agent.v1.Disk.$Shape} Disk
+                 * @throws {Error} If the payload is not a reader or valid buffer
+                 * @throws {$protobuf.util.ProtocolError} If required fields are missing
+                 */
+                static decode(reader: ($protobuf.Reader|Uint8Array), length?: number): caisson.agent.v1.Disk & caisson.agent.v1.Disk.$Shape;
+            }
+
+            namespace Disk {
+
+                /** Properties of a Disk. */
+                interface $Properties {
+
+                    /** Disk serial */
+                    serial?: (string|null);
+
+                    /** Disk path */
+                    path?: (string|null);
+
+                    /** Disk readOnly */
+                    readOnly?: (boolean|null);
+
+                    /** Disk fileMode */
+                    fileMode?: (number|null);
+
+                    /** Disk uid */
+                    uid?: (number|null);
+
+                    /** Disk gid */
+                    gid?: (number|null);
+
+                    /** Unknown fields preserved while decoding when enabled */
+                    $unknowns?: Uint8Array[];
+                }
+
+                /** Shape of a Disk. */
+                type $Shape = caisson.agent.v1.Disk.$Properties;
             }
 
             /**

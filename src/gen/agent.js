@@ -1636,6 +1636,9 @@ export const caisson = $root.caisson = (() => {
             v1.CreateContainerRequest = (function() {
 
                 const CreateContainerRequest = function (properties) {
+                    this.storages = [];
+                    this.sharedNamespaces = [];
+                    this.disks = [];
                     if (properties)
                         for (let keys = $Object.keys(properties), i = 0; i < keys.length; ++i)
                             if (properties[keys[i]] != null && keys[i] !== "__proto__")
@@ -1646,6 +1649,10 @@ export const caisson = $root.caisson = (() => {
                 CreateContainerRequest.prototype.ociConfigJson = $util.newBuffer([]);
                 CreateContainerRequest.prototype.stdio = null;
                 CreateContainerRequest.prototype.noPivotRoot = false;
+                CreateContainerRequest.prototype.storages = $util.emptyArray;
+                CreateContainerRequest.prototype.sharedNamespaces = $util.emptyArray;
+                CreateContainerRequest.prototype.disks = $util.emptyArray;
+                CreateContainerRequest.prototype.allDevices = false;
 
                 CreateContainerRequest.encode = function (message, writer, _depth) {
                     if (!writer)
@@ -1662,6 +1669,17 @@ export const caisson = $root.caisson = (() => {
                         $root.caisson.agent.v1.Stdio.encode(message.stdio, writer.uint32(26).fork(), _depth + 1).ldelim();
                     if (message.noPivotRoot != null && $Object.hasOwnProperty.call(message, "noPivotRoot") && message.noPivotRoot !== false)
                         writer.uint32(32).bool(message.noPivotRoot);
+                    if (message.storages != null && message.storages.length)
+                        for (let i = 0; i < message.storages.length; ++i)
+                            $root.caisson.agent.v1.Storage.encode(message.storages[i], writer.uint32(42).fork(), _depth + 1).ldelim();
+                    if (message.sharedNamespaces != null && message.sharedNamespaces.length)
+                        for (let i = 0; i < message.sharedNamespaces.length; ++i)
+                            writer.uint32(50).string(message.sharedNamespaces[i]);
+                    if (message.disks != null && message.disks.length)
+                        for (let i = 0; i < message.disks.length; ++i)
+                            $root.caisson.agent.v1.Disk.encode(message.disks[i], writer.uint32(58).fork(), _depth + 1).ldelim();
+                    if (message.allDevices != null && $Object.hasOwnProperty.call(message, "allDevices") && message.allDevices !== false)
+                        writer.uint32(64).bool(message.allDevices);
                     if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                         for (let i = 0; i < message.$unknowns.length; ++i)
                             writer.raw(message.$unknowns[i]);
@@ -1728,6 +1746,39 @@ export const caisson = $root.caisson = (() => {
                                     delete message.noPivotRoot;
                                 continue;
                             }
+                        case 5: {
+                                if (wireType !== 2)
+                                    break;
+                                if (!(message.storages && message.storages.length))
+                                    message.storages = [];
+                                message.storages.push($root.caisson.agent.v1.Storage.decode(reader, reader.size(), $undefined, _depth + 1));
+                                continue;
+                            }
+                        case 6: {
+                                if (wireType !== 2)
+                                    break;
+                                if (!(message.sharedNamespaces && message.sharedNamespaces.length))
+                                    message.sharedNamespaces = [];
+                                message.sharedNamespaces.push(reader.stringVerify());
+                                continue;
+                            }
+                        case 7: {
+                                if (wireType !== 2)
+                                    break;
+                                if (!(message.disks && message.disks.length))
+                                    message.disks = [];
+                                message.disks.push($root.caisson.agent.v1.Disk.decode(reader, reader.size(), $undefined, _depth + 1));
+                                continue;
+                            }
+                        case 8: {
+                                if (wireType !== 0)
+                                    break;
+                                if (value = reader.bool())
+                                    message.allDevices = value;
+                                else
+                                    delete message.allDevices;
+                                continue;
+                            }
                         }
                         reader.skipType(wireType, _depth, tag);
                         if (!reader.discardUnknown) {
@@ -1746,6 +1797,148 @@ export const caisson = $root.caisson = (() => {
                 };
 
                 return CreateContainerRequest;
+            })();
+
+            v1.Disk = (function() {
+
+                const Disk = function (properties) {
+                    if (properties)
+                        for (let keys = $Object.keys(properties), i = 0; i < keys.length; ++i)
+                            if (properties[keys[i]] != null && keys[i] !== "__proto__")
+                                this[keys[i]] = properties[keys[i]];
+                };
+
+                Disk.prototype.serial = "";
+                Disk.prototype.path = "";
+                Disk.prototype.readOnly = false;
+                Disk.prototype.fileMode = 0;
+                Disk.prototype.uid = 0;
+                Disk.prototype.gid = 0;
+
+                Disk.encode = function (message, writer, _depth) {
+                    if (!writer)
+                        writer = $Writer.create();
+                    if (_depth === $undefined)
+                        _depth = 0;
+                    if (_depth > $util.recursionLimit)
+                        throw $Error("max depth exceeded");
+                    if (message.serial != null && $Object.hasOwnProperty.call(message, "serial") && message.serial !== "")
+                        writer.uint32(10).string(message.serial);
+                    if (message.path != null && $Object.hasOwnProperty.call(message, "path") && message.path !== "")
+                        writer.uint32(18).string(message.path);
+                    if (message.readOnly != null && $Object.hasOwnProperty.call(message, "readOnly") && message.readOnly !== false)
+                        writer.uint32(24).bool(message.readOnly);
+                    if (message.fileMode != null && $Object.hasOwnProperty.call(message, "fileMode") && message.fileMode !== 0)
+                        writer.uint32(32).uint32(message.fileMode);
+                    if (message.uid != null && $Object.hasOwnProperty.call(message, "uid") && message.uid !== 0)
+                        writer.uint32(40).uint32(message.uid);
+                    if (message.gid != null && $Object.hasOwnProperty.call(message, "gid") && message.gid !== 0)
+                        writer.uint32(48).uint32(message.gid);
+                    if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
+                        for (let i = 0; i < message.$unknowns.length; ++i)
+                            writer.raw(message.$unknowns[i]);
+                    return writer;
+                };
+
+                Disk.decode = function (reader, length, _end, _depth, _target) {
+                    if (!(reader instanceof $Reader))
+                        reader = $Reader.create(reader);
+                    if (_depth === $undefined)
+                        _depth = 0;
+                    if (_depth > $Reader.recursionLimit)
+                        throw $Error("max depth exceeded");
+                    let end, message, value;
+                    if (length === $undefined)
+                        end = reader.len;
+                    else {
+                        end = reader.pos + length;
+                        if (end > reader.len)
+                            throw $RangeError("index out of range");
+                        length = reader.len;
+                        reader.len = end;
+                    }
+                    message = _target || new $root.caisson.agent.v1.Disk();
+                    while (reader.pos < end) {
+                        let start = reader.pos;
+                        let tag = reader.tag();
+                        if (tag === _end) {
+                            _end = $undefined;
+                            break;
+                        }
+                        let wireType = tag & 7;
+                        switch (tag >>>= 3) {
+                        case 1: {
+                                if (wireType !== 2)
+                                    break;
+                                if ((value = reader.stringVerify()).length)
+                                    message.serial = value;
+                                else
+                                    delete message.serial;
+                                continue;
+                            }
+                        case 2: {
+                                if (wireType !== 2)
+                                    break;
+                                if ((value = reader.stringVerify()).length)
+                                    message.path = value;
+                                else
+                                    delete message.path;
+                                continue;
+                            }
+                        case 3: {
+                                if (wireType !== 0)
+                                    break;
+                                if (value = reader.bool())
+                                    message.readOnly = value;
+                                else
+                                    delete message.readOnly;
+                                continue;
+                            }
+                        case 4: {
+                                if (wireType !== 0)
+                                    break;
+                                if (value = reader.uint32())
+                                    message.fileMode = value;
+                                else
+                                    delete message.fileMode;
+                                continue;
+                            }
+                        case 5: {
+                                if (wireType !== 0)
+                                    break;
+                                if (value = reader.uint32())
+                                    message.uid = value;
+                                else
+                                    delete message.uid;
+                                continue;
+                            }
+                        case 6: {
+                                if (wireType !== 0)
+                                    break;
+                                if (value = reader.uint32())
+                                    message.gid = value;
+                                else
+                                    delete message.gid;
+                                continue;
+                            }
+                        }
+                        reader.skipType(wireType, _depth, tag);
+                        if (!reader.discardUnknown) {
+                            $util.makeProp(message, "$unknowns", false);
+                            (message.$unknowns || (message.$unknowns = [])).push(reader.raw(start, reader.pos));
+                        }
+                    }
+                    if (length !== $undefined) {
+                        if (reader.pos !== end)
+                            throw $RangeError("index out of range");
+                        reader.len = length;
+                    }
+                    if (_end !== $undefined)
+                        throw $Error("missing end group");
+                    return message;
+                };
+
+                return Disk;
             })();
 
             v1.CreateContainerResponse = (function() {

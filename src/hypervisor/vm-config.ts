@@ -34,10 +34,13 @@ export interface Kernel {
 }
 
 export interface Disk {
+  /** Is also its serial number, by which the guest finds it. */
   readonly id: string;
-  /** Raw image; its format is never probed. */
+  /** Raw image or block device; its format is never probed. */
   readonly path: string;
   readonly readOnly: boolean;
+  /** A block device of the host, no image file. */
+  readonly isBlockDevice?: boolean;
 }
 
 export interface Share {

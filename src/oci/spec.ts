@@ -52,19 +52,39 @@ export interface SpecMount {
   readonly type?: string;
   readonly source?: string;
   readonly options?: readonly string[];
-  readonly uidMappings?: readonly unknown[];
-  readonly gidMappings?: readonly unknown[];
+  readonly uidMappings?: readonly SpecIdMapping[];
+  readonly gidMappings?: readonly SpecIdMapping[];
+}
+
+export interface SpecIdMapping {
+  readonly containerID: number;
+  readonly hostID: number;
+  readonly size: number;
 }
 
 export interface SpecLinux {
   readonly namespaces?: readonly { readonly type: string; readonly path?: string }[];
+  readonly uidMappings?: readonly SpecIdMapping[];
+  readonly gidMappings?: readonly SpecIdMapping[];
   readonly resources?: SpecResources;
   readonly cgroupsPath?: string;
   readonly sysctl?: Readonly<Record<string, string>>;
-  readonly devices?: readonly { readonly path: string; readonly type: string }[];
+  readonly devices?: readonly SpecDevice[];
+}
+
+/** A device node; its numbers are checked by who uses them. */
+export interface SpecDevice {
+  readonly path: string;
+  readonly type: string;
+  readonly major?: unknown;
+  readonly minor?: unknown;
+  readonly fileMode?: unknown;
+  readonly uid?: unknown;
+  readonly gid?: unknown;
 }
 
 export interface SpecResources {
+  readonly devices?: readonly object[];
   readonly memory?: { readonly limit?: unknown };
   readonly cpu?: { readonly quota?: unknown; readonly period?: unknown };
 }
@@ -161,10 +181,30 @@ function checkMounts(mounts: Json | undefined, refuse: Refuse): void {
       throw refuse(`${field}.options`, "a list of strings");
     const isBind = mount["type"] === "bind" || options.includes("bind") || options.includes("rbind");
     if (isBind && (mount["source"] ?? "") === "") throw refuse(`${field}.source`, "the path that is bound");
-    for (const name of ["uidMappings", "gidMappings"]) {
-      if (!Array.isArray(mount[name] ?? [])) throw refuse(`${field}.${name}`, "a list");
-    }
+    checkIdMappings(mount, field, refuse);
   });
+}
+
+function checkIdMappings(object: { readonly [key: string]: Json }, field: string, refuse: Refuse): void {
+  for (const name of ["uidMappings", "gidMappings"]) {
+    const list = object[name] ?? [];
+    // The kernel's own limit of lines is 340 (user_namespaces(7)).
+    if (!Array.isArray(list) || list.length > 340 || !list.every(isIdMapping))
+      throw refuse(
+        `${field}.${name}`,
+        "a list of objects with containerID, hostID and size, numbers of 32 bits",
+      );
+  }
+}
+
+function isIdMapping(value: Json): boolean {
+  return (
+    isObject(value) &&
+    ["containerID", "hostID", "size"].every((name) => {
+      const number = value[name];
+      return Number.isInteger(number) && Number(number) >= 0 && Number(number) <= 0xffff_ffff;
+    })
+  );
 }
 
 function checkHostname(hostname: Json | undefined, refuse: Refuse): void {
@@ -177,7 +217,8 @@ function checkLinux(linux: Json | undefined, refuse: Refuse): void {
   if (linux === undefined) return;
   if (!isObject(linux)) throw refuse("linux", "an object");
   checkObjects(linux["namespaces"], "linux.namespaces", ["type"], ["path"], refuse);
-  checkObjects(linux["devices"], "linux.devices", ["path"], [], refuse);
+  checkObjects(linux["devices"], "linux.devices", ["path", "type"], [], refuse);
+  checkIdMappings(linux, "linux", refuse);
   const sysctl = linux["sysctl"] ?? {};
   if (!isObject(sysctl) || !Object.values(sysctl).every(isCString)) {
     throw refuse("linux.sysctl", "an object of strings");
@@ -185,6 +226,7 @@ function checkLinux(linux: Json | undefined, refuse: Refuse): void {
   const resources = linux["resources"];
   if (resources === undefined || resources === null) return;
   if (!isObject(resources)) throw refuse("linux.resources", "an object");
+  checkObjects(resources["devices"], "linux.resources.devices", [], [], refuse);
   for (const name of ["cpu", "memory"]) {
     if (resources[name] !== undefined && !isObject(resources[name]))
       throw refuse(`linux.resources.${name}`, "an object");

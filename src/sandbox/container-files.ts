@@ -1,7 +1,7 @@
 import { existsSync, realpathSync } from "node:fs";
 import { readdir } from "node:fs/promises";
 import { isAbsolute, join, resolve } from "node:path";
-import { bindSources } from "../agent-client/guest-spec.ts";
+import type { BindSource } from "../agent-client/guest-mounts.ts";
 import { RuntimeError } from "../base/errors.ts";
 import { systemErrorCode } from "../base/files.ts";
 import type { Spec } from "../oci/spec.ts";
@@ -19,9 +19,8 @@ import type { CreateContainerRequest } from "./model.ts";
  */
 export async function addContainerFiles(
   request: CreateContainerRequest,
-  spec: Spec,
-  shared: SharedDir,
-  journal: Journal,
+  { spec, binds }: { readonly spec: Spec; readonly binds: readonly BindSource[] },
+  { shared, journal }: { readonly shared: SharedDir; readonly journal: Journal },
 ): Promise<void> {
   const { containerId, bundle } = request;
   const root = rootPath(bundle, spec);
@@ -38,8 +37,8 @@ export async function addContainerFiles(
   // and then makes it read-only.
   const hasOwnLayer = request.rootfs.length > 0;
   await shared.addRootfs(containerId, root, !hasOwnLayer && (spec.root.readonly ?? false));
-  for (const { index, source, readOnly } of bindSources(spec)) {
-    await shared.addMount(containerId, index, resolve(bundle, source), readOnly);
+  for (const { index, source, ...options } of binds) {
+    await shared.addMount(containerId, index, resolve(bundle, source), options);
   }
 }
 
@@ -49,7 +48,7 @@ export async function removeContainerFiles(
   shared: SharedDir,
 ): Promise<void> {
   await shared.removeContainer(containerId);
-  if (rootfs.length > 0) await unmountAllBelow(join(bundle, "rootfs"));
+  if (rootfs.length > 0) unmountAllBelow(join(bundle, "rootfs"));
 }
 
 export type ContainerFiles = Pick<CreateContainerRequest, "containerId" | "bundle" | "rootfs">;

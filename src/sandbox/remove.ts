@@ -79,7 +79,7 @@ async function removeStaging(directory: string): Promise<void> {
   const names = (await readdir(directory).catch(ignore("ENOENT"))) ?? [];
   for (const name of names.filter((entry) => entry.startsWith(stagingName))) {
     const path = join(directory, name);
-    await unmountAllBelow(path);
+    unmountAllBelow(path);
     await removeDirectory(path).catch(async (error: unknown) => {
       ignore("ENOTDIR")(error);
       await removeFile(path);

@@ -1,7 +1,5 @@
 import type { Duplex } from "node:stream";
 import type { GuestStdio } from "../agent-client/agent-types.ts";
-import { guestSpec } from "../agent-client/guest-spec.ts";
-import { withIdleInit } from "../agent-client/idle-init.ts";
 import { codeOf, describe, RuntimeError } from "../base/errors.ts";
 import { writeFileAtomic } from "../base/files.ts";
 import { checkId } from "../base/ids.ts";
@@ -15,7 +13,9 @@ import type { Hypervisor } from "../hypervisor/hypervisor.ts";
 import { loadSpec, type Spec } from "../oci/spec.ts";
 import { consoleSizeOf } from "./console-size.ts";
 import { GuestContainer } from "./container.ts";
+import { guestDisks } from "./block-volumes.ts";
 import { addContainerFiles, removeContainerFiles } from "./container-files.ts";
+import { type ContainerPlan, planContainer } from "./container-plan.ts";
 import { createHostState, type HostState } from "./host-state.ts";
 import { ContainerHooks } from "./hooks.ts";
 import { ProcessIo } from "./io.ts";
@@ -23,9 +23,10 @@ import type { Container, CreateContainerRequest, Sandbox, SandboxEvent } from ".
 import type { SandboxObserver } from "./observer.ts";
 import { GuestProcess } from "./process.ts";
 import { removeSandbox } from "./remove.ts";
+import { SharedMemory } from "./shared-memory.ts";
 import { declareStdio } from "./stdio-ends.ts";
 import { Timeline } from "./timeline.ts";
-import { bootSandboxVm, type SandboxVm } from "./vm.ts";
+import { bootSandboxVm, type SandboxVm, type VmRequest } from "./vm.ts";
 
 /** A process that ended because somebody asked for its SIGKILL, and because its VM died under it. */
 const killedExitCode = 137;
@@ -69,6 +70,7 @@ class VmSandbox implements Sandbox {
   readonly #earlyExits = new Map<string, number>();
   readonly #oomAtMs = new WeakMap<GuestContainer, number>();
   readonly #timeline: Timeline;
+  readonly #memory = new SharedMemory();
   #host: Promise<HostState> | undefined;
   #booted: Promise<Booted> | undefined;
   #pid = 0;
@@ -159,8 +161,13 @@ class VmSandbox implements Sandbox {
     const spec = await loadSpec(bundle);
     const config = configFor(spec.annotations, this.#options.config);
     // Before anything is made: what a guest cannot have is refused at once.
-    const translated = guestSpec(spec, containerId, stdio.terminal);
-    const ociConfigJson = Buffer.from(JSON.stringify(request.isIdle ? withIdleInit(translated) : translated));
+    const plan = await planContainer(spec, {
+      containerId,
+      terminal: stdio.terminal,
+      isIdle: request.isIdle ?? false,
+      sandboxPid: this.#booted === undefined ? 0 : this.#pid,
+      memory: this.#memory,
+    });
     const host = await this.#ensureHost();
     const containerLog = log.child({ container: containerId });
     let io: ProcessIo | undefined;
@@ -173,9 +180,11 @@ class VmSandbox implements Sandbox {
       };
       const ioSignal = AbortSignal.any([signal, failure.signal]);
       const [booted, , opened] = await settleAll([
-        orFail(this.#ensureBooted(spec, config, signal)),
+        orFail(this.#ensureBooted(spec, plan, config, signal)),
         orFail(
-          this.#timeline.measure("mounts", () => addContainerFiles(request, spec, host.shared, host.journal)),
+          this.#timeline.measure("mounts", () =>
+            addContainerFiles(request, { spec, binds: plan.binds }, host),
+          ),
         ),
         ProcessIo.open({ stdio }, containerLog, ioSignal, this.#options.observer).then((value) => {
           io = value;
@@ -187,7 +196,13 @@ class VmSandbox implements Sandbox {
       await hooks.beforeCreate(signal);
       await this.#timeline.measure("container create", () =>
         vm.agent.createContainer(
-          { containerId, ociConfigJson, stdio: guestStdio(request, spec), noPivotRoot: request.noPivotRoot },
+          {
+            containerId,
+            ...plan.guest,
+            disks: guestDisks(plan.blockDevices, vm.volumes, containerId),
+            stdio: guestStdio(request, spec),
+            noPivotRoot: request.noPivotRoot,
+          },
           signal,
         ),
       );
@@ -252,15 +267,24 @@ class VmSandbox implements Sandbox {
     return this.#host;
   }
 
-  #ensureBooted(spec: Spec, config: Config, signal: AbortSignal): Promise<Booted> {
+  #ensureBooted(
+    spec: Spec,
+    { blockDevices }: ContainerPlan,
+    config: Config,
+    signal: AbortSignal,
+  ): Promise<Booted> {
     this.#booted ??= timed(
-      () => this.#boot(spec, config, signal),
+      () => this.#boot({ spec, blockDevices }, config, signal),
       (seconds, error) => this.#options.observer?.onBoot(seconds, error),
     );
     return this.#booted;
   }
 
-  async #boot(spec: Spec, config: Config, signal: AbortSignal): Promise<Booted> {
+  async #boot(
+    first: Pick<VmRequest, "spec" | "blockDevices">,
+    config: Config,
+    signal: AbortSignal,
+  ): Promise<Booted> {
     const { namespace, sandboxId, hypervisor, log, observer } = this.#options;
     const host = await this.#ensureHost();
     const vm = await bootSandboxVm({
@@ -269,7 +293,7 @@ class VmSandbox implements Sandbox {
       host,
       config,
       hypervisor,
-      spec,
+      ...first,
       log,
       timeline: this.#timeline,
       observer,
@@ -357,6 +381,7 @@ class VmSandbox implements Sandbox {
     }
     host?.journal[Symbol.dispose]();
     this.#booted = undefined;
+    this.#memory.clear();
     this.#host = undefined;
     this.#lostReason = undefined;
     this.#killRequested = false;

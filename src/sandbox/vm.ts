@@ -6,7 +6,8 @@ import { setTimeout as sleep } from "node:timers/promises";
 
 import { Agent } from "../agent-client/agent.ts";
 import type { AgentEvents, GuestReport } from "../agent-client/agent-types.ts";
-import { guestShareDirectory } from "../agent-client/guest-spec.ts";
+import type { BlockDevice } from "../agent-client/guest-devices.ts";
+import { guestShareDirectory } from "../agent-client/guest-mounts.ts";
 import { guestSysctls } from "../agent-client/guest-sysctls.ts";
 import { watchHealth } from "../agent-client/health.ts";
 import { openStream } from "../agent-client/streams.ts";
@@ -25,6 +26,7 @@ import type { GuestNetwork } from "../network/endpoint.ts";
 import type { Spec } from "../oci/spec.ts";
 import { shareTag } from "../storage/shared-dir.ts";
 import { startVirtiofsd, type Virtiofsd } from "../storage/virtiofsd.ts";
+import { type BlockVolumes, findBlockVolumes } from "./block-volumes.ts";
 import { guestConnections } from "./connections.ts";
 import { findGuestFiles } from "./guest-files.ts";
 import type { HostState } from "./host-state.ts";
@@ -48,6 +50,7 @@ export interface VmRequest {
   readonly hypervisor: Hypervisor;
   /** Of the container that the sandbox is made for: size, network, hostname. */
   readonly spec: Spec;
+  readonly blockDevices: readonly BlockDevice[];
   readonly events: AgentEvents;
   readonly log: Log;
   readonly timeline: Timeline;
@@ -60,6 +63,7 @@ export interface SandboxVm extends AsyncDisposable {
   readonly vm: RunningVm;
   readonly size: VmSize;
   readonly netnsPath: string;
+  readonly volumes: BlockVolumes;
   readonly agent: Agent;
   /** Resolves with a reason when the VM has ended or its agent is lost (the VM is killed then). Never rejects. */
   readonly lost: Promise<string>;
@@ -82,6 +86,7 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
   // Before anything is made: what is missing or does not fit is said at once.
   const guest = findGuestFiles(config);
   const size = sizeOf(request.spec, config, thisHost());
+  const volumes = await findBlockVolumes(request.blockDevices);
   const host = await inspectHost();
   const accelerator = chooseAccelerator(config.accel, host);
   if (accelerator === "tcg")
@@ -127,7 +132,7 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
       }),
       acpi: guest.acpi,
     },
-    disks: [{ id: "image", path: guest.imagePath, readOnly: true }],
+    disks: [{ id: "image", path: guest.imagePath, readOnly: true }, ...volumes.values()],
     shares: [{ tag: shareTag, socketName: virtiofsSocketName }],
     nics: network.nics,
     vsock: vsock.device,
@@ -178,6 +183,7 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
       vm,
       size,
       netnsPath: network.netnsPath,
+      volumes,
       agent,
       lost,
       openStream: (containerId, execId) => (name, streamSignal) =>

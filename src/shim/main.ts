@@ -23,6 +23,6 @@ await runCommand(process.argv.slice(2), {
   },
   unmountAllBelow: async (directory) => {
     const { unmountAllBelow } = await import("../storage/mount.ts");
-    await unmountAllBelow(directory);
+    unmountAllBelow(directory);
   },
 });

@@ -1,7 +1,10 @@
 import { readFileSync, realpathSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
-import { RuntimeError } from "../base/errors.ts";
+import { errnoOf, RuntimeError } from "../base/errors.ts";
 import { exec } from "../base/exec.ts";
+import { systemErrorCode } from "../base/files.ts";
+import { loadNative } from "../base/native.ts";
+import { attachCopy, openMountSource } from "./mount-tree.ts";
 
 const mountTimeoutMs = 20_000;
 
@@ -55,7 +58,10 @@ export async function mount(
   }
   const { options: shortened, cwd } = type === "overlay" ? shortenLayers(wanted) : { options: wanted };
   const optionArguments = shortened.length === 0 ? [] : ["-o", shortened.join(",")];
-  await run(["mount", "--no-mtab", "-t", type, ...optionArguments, "--", source, target], cwd);
+  await exec(["mount", "--no-mtab", "-t", type, ...optionArguments, "--", source, target], {
+    timeoutMs: mountTimeoutMs,
+    ...(cwd === undefined ? {} : { cwd }),
+  });
 }
 
 /** mount(2) takes one page of options; mount(8) needs a little of it for itself. */
@@ -89,26 +95,19 @@ function shortenLayers(options: readonly string[]): {
 export interface BindOptions {
   /** Bring along the mounts below the source. */
   readonly recursive?: boolean;
+  /** Holds for the mounts below it, too. */
   readonly readOnly?: boolean;
 }
 
-/**
- * Binds a file or directory onto an existing target of the same kind. Read-only holds for the mounts below it too.
- *
- * The new mount is private: as a peer of a shared source, its unmounting would also unmount what is mounted below the
- * source itself (mount_namespaces(7)).
- */
-export async function bindMount(source: string, target: string, options: BindOptions = {}): Promise<void> {
-  const how = options.recursive ? ["--rbind", "--make-rprivate"] : ["--bind", "--make-private"];
-  await run(["mount", "--no-mtab", "--no-canonicalize", ...how, "--", source, target]);
-  if (!options.readOnly) return;
-  // The kernel ignores flags of the binding call itself (mount(2)); a second one sets them, on one mount each.
-  for (const point of mountsBelow(target)) await remountReadOnly(point);
-}
-
-/** Binds a private mount and what is mounted below it at `target`, with all their flags. */
-export async function cloneMount(source: string, target: string): Promise<void> {
-  await run(["mount", "--no-mtab", "--no-canonicalize", "--rbind", "--", source, target]);
+/** Binds a file or directory, privately, onto an existing target of the same kind. */
+async function bindMount(source: string, target: string, options: BindOptions): Promise<void> {
+  await using from = await openMountSource(source);
+  attachCopy(from, target, {
+    recursive: options.recursive ?? false,
+    readOnly: options.readOnly ? "all" : "none",
+    noSuidAndDev: false,
+    propagation: "private",
+  });
 }
 
 /**
@@ -116,38 +115,46 @@ export async function cloneMount(source: string, target: string): Promise<void> 
  * the peers of `source` (mount_namespaces(7)).
  */
 export async function bindReadOnlyShared(source: string, target: string): Promise<void> {
-  await run(["mount", "--no-mtab", "--bind", "--make-private", "--make-shared", "--", source, target]);
-  await remountReadOnly(target);
+  await using from = await openMountSource(source);
+  attachCopy(from, target, {
+    recursive: false,
+    readOnly: "all",
+    noSuidAndDev: true,
+    propagation: "shared",
+  });
 }
 
-async function remountReadOnly(target: string): Promise<void> {
-  await run(["mount", "--no-mtab", "--no-canonicalize", "-o", "remount,bind,ro", "--", target]);
-}
-
-/** Unmounts one mount point; not being mounted is success. Busy mounts are detached. */
-export async function unmount(path: string): Promise<void> {
+/** Unmounts one mount point with what is mounted below it; not being mounted is success. Busy mounts are detached. */
+export function unmount(path: string): void {
   const resolved = resolveParent(path);
-  if (!listMounts().some((entry) => entry.mountPoint === resolved)) return;
-  await run(["umount", "--no-canonicalize", "--lazy", "--", path]);
+  if (listMounts().some((entry) => entry.mountPoint === resolved)) detach(path);
 }
 
-/** Unmounts everything at or below `directory`, the deepest and latest first. */
-export async function unmountAllBelow(directory: string): Promise<void> {
-  // Mounts can be stacked on one point: look again until none is left, bounded by what one sandbox may mount.
-  for (let round = 0; round < 16; round++) {
+/** Unmounts everything at or below `directory`. */
+export function unmountAllBelow(directory: string): void {
+  // Mounts can be stacked on one point, and lie on one that others cover: look again until none is left, bounded by what
+  // one sandbox may mount.
+  for (let round = 0; round < maxRounds; round++) {
     const found = mountsBelow(directory);
     if (found.length === 0) return;
-    try {
-      await run(["umount", "--no-canonicalize", "--lazy", "--", ...found.slice(0, 200)]);
-    } catch (error) {
-      // One may go with another, through propagation; only no progress at all is a failure.
-      if (mountsBelow(directory).length >= found.length) throw error;
-    }
+    for (const point of found) detach(point);
   }
   throw new RuntimeError(
     "internal",
     `Cannot unmount everything below "${directory}": ${mountsBelow(directory).join(", ")}`,
   );
+}
+
+const maxRounds = 16;
+
+/** One may have gone with another: no mount point any more, or no path (its directory was in the other). */
+function detach(path: string): void {
+  try {
+    loadNative().detachMount(path);
+  } catch (cause) {
+    if (["EINVAL", "ENOENT", "ENOTDIR"].includes(errnoOf(cause) ?? "")) return;
+    throw new RuntimeError(systemErrorCode(cause), `Cannot unmount "${path}"`, { cause });
+  }
 }
 
 /** Mount points at or below `directory`, each once, the latest first. */
@@ -169,8 +176,4 @@ function resolveParent(path: string): string {
   } catch {
     return path;
   }
-}
-
-async function run(argv: readonly string[], cwd?: string): Promise<void> {
-  await exec(argv, { timeoutMs: mountTimeoutMs, ...(cwd === undefined ? {} : { cwd }) });
 }

@@ -11,7 +11,7 @@ const removalTimeoutMs = 600_000;
  * rm(1) does the work, because it takes file names of any bytes and trees of any depth, and never leaves the file system.
  */
 export async function removeTree(directory: string): Promise<void> {
-  await unmountAllBelow(directory);
+  unmountAllBelow(directory);
   const left = mountsBelow(directory);
   if (left.length > 0) {
     throw new RuntimeError(

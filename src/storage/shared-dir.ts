@@ -1,9 +1,10 @@
 import { constants } from "node:fs";
-import { mkdir, open, readdir, realpath, stat } from "node:fs/promises";
+import { mkdir, open, readdir, realpath } from "node:fs/promises";
 import { dirname, join, relative } from "node:path";
 import { RuntimeError } from "../base/errors.ts";
-import { ignore, removeDirectory, removeFile, systemErrorCode } from "../base/files.ts";
-import { bindMount, bindReadOnlyShared, cloneMount, unmount, unmountAllBelow } from "./mount.ts";
+import { ignore, removeDirectory, removeFile } from "../base/files.ts";
+import { bindReadOnlyShared, unmount, unmountAllBelow } from "./mount.ts";
+import { attachCopy, type MountSource, openMountSource, type TreeOptions } from "./mount-tree.ts";
 
 /**
  * The directory that one sandbox's guest sees through virtio-fs (tag "caisson").
@@ -12,7 +13,7 @@ import { bindMount, bindReadOnlyShared, cloneMount, unmount, unmountAllBelow } f
  *   <directory>/skeleton/<container>/mounts/<n>  a directory or a file for each bind source
  *   <directory>/shared/                          the skeleton, bound read-only; the mounts are made on it. It is a
  *                                                shared mount, so that mounts made later reach virtiofsd
- *   <directory>/staging-<container>              where a mount gets its flags before the guest can see it
+ *   <directory>/staging-<container>              where a copy that holds mounts of ours loses them before the guest can see it
  *
  * The guest can write into the mounts only. Could it write between them, it would choose with a symbolic link or a
  * rename where on the host the next mount is made, and what its removal deletes. The host never walks into the mounts.
@@ -21,8 +22,8 @@ export interface SharedDir {
   readonly path: string;
   /** Adds a container's root file system; returns its path in the guest's view, relative to the share. */
   addRootfs(containerId: string, source: string, readOnly: boolean): Promise<string>;
-  /** Adds a bind source (directory or regular file). */
-  addMount(containerId: string, index: number, source: string, readOnly: boolean): Promise<string>;
+  /** Adds a bind source (directory or regular file). Read-only is enforced here: the guest cannot lift it. */
+  addMount(containerId: string, index: number, source: string, options: BindOptions): Promise<string>;
   /** Removes what was added for a container. Idempotent. */
   removeContainer(containerId: string): Promise<void>;
 }
@@ -34,6 +35,11 @@ const sharedDirectoryName = "shared";
 const skeletonName = "skeleton";
 export const stagingName = "staging";
 
+/** How a bind source is shown; as in `TreeOptions`. */
+export type BindOptions = Pick<TreeOptions, "recursive" | "readOnly" | "idMap"> & {
+  readonly propagation: "private" | "slave";
+};
+
 /** Makes the shared directory of a sandbox in `directory`, which `removeSharedDir` undoes. */
 export async function createSharedDir(directory: string): Promise<SharedDir> {
   const path = join(directory, sharedDirectoryName);
@@ -41,29 +47,31 @@ export async function createSharedDir(directory: string): Promise<SharedDir> {
   await mkdir(path, { mode: 0o700 });
   await mkdir(skeleton, { mode: 0o700 });
   await bindReadOnlyShared(skeleton, path);
-  const add = async (containerId: string, name: string, source: string, readOnly: boolean) => {
+  const own = await realpath(directory);
+  const add = async (containerId: string, name: string, source: string, options: BindOptions) => {
     const relativePath = join(containerId, name);
+    await using from = await openMountSource(source);
+    checkKind(from, source);
+    refuseOwnState(from, source, own);
+    await makeTarget(join(skeleton, relativePath), from.isDirectory);
     const staging = join(directory, `${stagingName}-${containerId}`);
-    const isDirectory = await kindOf(source);
-    await refuseOwnState(source, directory);
-    await makeTarget(join(skeleton, relativePath), isDirectory);
-    await makeTarget(staging, isDirectory);
-    try {
-      // Read-only is a property of the mount that virtiofsd serves, so the guest cannot lift it. Flags and propagation are
-      // set on a staging mount and cloned with it: a later change of them does not reach virtiofsd's namespace.
-      await bindMount(source, staging, { recursive: true, readOnly });
-      await removeOwnMounts(source, staging, directory);
-      await cloneMount(staging, join(path, relativePath));
-    } finally {
-      await unmount(staging);
-      await (isDirectory ? removeDirectory(staging) : removeFile(staging));
+    const tree = { ...options, noSuidAndDev: true };
+    if (options.recursive && holdsOwnMounts(from, own)) {
+      await attachWithoutOwnMounts(from, { staging, own, target: join(path, relativePath) }, tree);
+    } else {
+      attachCopy(from, join(path, relativePath), tree);
     }
     return relativePath;
   };
   return {
     path,
-    addRootfs: (containerId, source, readOnly) => add(containerId, "rootfs", source, readOnly),
-    addMount: (containerId, index, source, readOnly) => add(containerId, `mounts/${index}`, source, readOnly),
+    addRootfs: (containerId, source, readOnly) =>
+      add(containerId, "rootfs", source, {
+        recursive: true,
+        readOnly: readOnly ? "all" : "none",
+        propagation: "private",
+      }),
+    addMount: (containerId, index, source, options) => add(containerId, `mounts/${index}`, source, options),
     removeContainer: (containerId) => removeContainerShare(directory, containerId),
   };
 }
@@ -72,38 +80,47 @@ export async function createSharedDir(directory: string): Promise<SharedDir> {
 export async function removeSharedDir(directory: string, containerIds: readonly string[]): Promise<void> {
   const path = join(directory, sharedDirectoryName);
   for (const containerId of containerIds) await removeContainerShare(directory, containerId);
-  await unmountAllBelow(path);
+  unmountAllBelow(path);
   await removeDirectory(path);
   await removeDirectory(join(directory, skeletonName));
 }
 
-async function kindOf(source: string): Promise<boolean> {
-  const status = await stat(source).catch((cause: unknown) => {
-    throw new RuntimeError(systemErrorCode(cause), `Cannot share "${source}" with the guest`, { cause });
-  });
-  if (status.isDirectory()) return true;
-  if (status.isFile()) return false;
+function checkKind({ isDirectory, isFile }: MountSource, source: string): void {
+  if (isDirectory || isFile) return;
   throw new RuntimeError(
     "invalid_argument",
     `Cannot share "${source}" with the guest: expected a directory or a regular file, sockets, FIFOs and devices do not cross virtio-fs`,
   );
 }
 
+/** Whether the source is above the state of all sandboxes, `<state directory>/<namespace>/<sandbox id>`. */
+function holdsOwnMounts({ realPath }: MountSource, own: string): boolean {
+  return `${dirname(dirname(own))}/`.startsWith(realPath === "/" ? "/" : `${realPath}/`);
+}
+
 /**
  * Takes our own mounts out of a copy of what holds them (the host's root, say): they would be kept alive by the copy when
  * their sandboxes end.
  */
-async function removeOwnMounts(source: string, copy: string, directory: string): Promise<void> {
-  // <state directory>/<namespace>/<sandbox id>
-  const state = dirname(dirname(await realpath(directory)));
-  const below = relative(await realpath(source), state);
-  if (below === ".." || below.startsWith("../")) return;
-  await unmountAllBelow(join(copy, below));
+async function attachWithoutOwnMounts(
+  source: MountSource,
+  { staging, own, target }: { readonly staging: string; readonly own: string; readonly target: string },
+  options: TreeOptions,
+): Promise<void> {
+  await mkdir(staging, { mode: 0o700 });
+  try {
+    attachCopy(source, staging, { ...options, readOnly: "none", idMap: undefined });
+    unmountAllBelow(join(staging, relative(source.realPath, dirname(dirname(own)))));
+    await using cleaned = await openMountSource(staging);
+    attachCopy(cleaned, target, options);
+  } finally {
+    unmount(staging);
+    await removeDirectory(staging);
+  }
 }
 
-async function refuseOwnState(source: string, directory: string): Promise<void> {
-  const [real, own] = await Promise.all([realpath(source), realpath(directory)]);
-  if (!`${real}/`.startsWith(`${own}/`)) return;
+function refuseOwnState({ realPath }: MountSource, source: string, own: string): void {
+  if (!`${realPath}/`.startsWith(`${own}/`)) return;
   throw new RuntimeError(
     "invalid_argument",
     `Cannot share "${source}" with the guest: it lies in the sandbox's own state, "${own}"`,
@@ -119,7 +136,7 @@ async function makeTarget(path: string, isDirectory: boolean): Promise<void> {
 }
 
 async function removeContainerShare(directory: string, containerId: string): Promise<void> {
-  await unmountAllBelow(join(directory, sharedDirectoryName, containerId));
+  unmountAllBelow(join(directory, sharedDirectoryName, containerId));
   const mountPoints = join(directory, skeletonName, containerId);
   await removeDirectory(join(mountPoints, "rootfs"));
   await removeMountTargets(join(mountPoints, "mounts"));

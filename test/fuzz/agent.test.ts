@@ -29,7 +29,16 @@ const calls: Record<string, (agent: Agent) => Promise<unknown>> = {
       neighbours: [],
     }),
   CreateContainer: (agent) =>
-    agent.createContainer({ containerId: "c1", ociConfigJson: Buffer.from("{}"), stdio, noPivotRoot: false }),
+    agent.createContainer({
+      containerId: "c1",
+      ociConfigJson: Buffer.from("{}"),
+      stdio,
+      noPivotRoot: false,
+      storages: [],
+      sharedNamespaces: [],
+      disks: [],
+      allDevices: false,
+    }),
   CreateExec: (agent) => agent.createExec({ ...address, ociProcessJson: Buffer.from("{}"), stdio }),
   StartProcess: (agent) => agent.startProcess(address),
   SignalProcess: (agent) => agent.signalProcess({ ...address, signal: 9, all: true }),

@@ -44,7 +44,8 @@ export const fullSpec = {
     namespaces: [
       { type: "pid" },
       { type: "network", path: "/run/netns/x" },
-      { type: "ipc", path: "/proc/1/ns/ipc" },
+      { type: "ipc" },
+      { type: "uts" },
       { type: "mount" },
     ],
     devices: [{ path: "/dev/fuse", type: "c", major: 10, minor: 229 }],

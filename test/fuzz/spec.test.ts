@@ -1,7 +1,9 @@
 import { writeFileSync } from "node:fs";
 import fc from "fast-check";
 import { afterAll, expect, test } from "vitest";
-import { bindSources, guestSpec } from "../../src/agent-client/guest-spec.ts";
+import type { Spec } from "../../src/oci/spec.ts";
+import { planContainer } from "../../src/sandbox/container-plan.ts";
+import { SharedMemory } from "../../src/sandbox/shared-memory.ts";
 import { RuntimeError } from "../../src/base/errors.ts";
 import { configFor } from "../../src/config/annotations.ts";
 import { loadConfig } from "../../src/config/load.ts";
@@ -112,15 +114,22 @@ test("a specification with anything anywhere is read, or refused and named", asy
 async function readAll() {
   const spec = await loadSpec(dir.path);
   const own = configFor(spec.annotations, config);
-  const guest = guestSpec(spec, "c1", false);
+  const plan = await planContainer(spec, {
+    containerId: "c1",
+    terminal: false,
+    isIdle: false,
+    sandboxPid: 0,
+    memory: new SharedMemory(),
+  });
+  const guest = JSON.parse(Buffer.from(plan.guest.ociConfigJson).toString()) as Spec;
   const size = sizeOf(spec, own, host);
   expect(size.vcpus).toBeGreaterThanOrEqual(1);
   expect(size.vcpus).toBeLessThanOrEqual(host.cpuCount);
   expect(size.memoryMiB).toBeGreaterThanOrEqual(64);
   expect(size.memoryMiB).toBeLessThanOrEqual(host.memoryMiB);
-  expect(bindSources(spec).length).toBe((guest.mounts ?? []).filter(({ type }) => type === "bind").length);
+  expect(plan.binds.length).toBe((guest.mounts ?? []).filter(({ type }) => type === "bind").length);
   consoleSizeOf(spec.process?.consoleSize);
-  return { guest: JSON.parse(JSON.stringify(guest)) as typeof guest };
+  return { guest };
 }
 
 test("the process of an exec: its terminal's size is one, whatever it says", () => {

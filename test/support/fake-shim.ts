@@ -29,5 +29,5 @@ await runCommand(process.argv.slice(2), {
   },
   removeSandbox: ({ namespace, sandboxId }) =>
     rm(join(stateDirectory, namespace, sandboxId), { recursive: true, force: true }),
-  unmountAllBelow,
+  unmountAllBelow: (directory) => Promise.resolve(unmountAllBelow(directory)),
 });

@@ -6,7 +6,7 @@ use serde_json::Value;
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 
-use crate::bundle::{adapt_config, adapt_process, check_object};
+use crate::bundle::{Additions, adapt_config, adapt_process, check_object};
 use crate::console::Size;
 use crate::error::Error;
 use crate::ids;
@@ -127,7 +127,8 @@ pub fn spec(data: &[u8]) {
 }
 
 fn check_config(document: &[u8], terminal: Option<Size>) {
-    let adapted = match adapt_config("c1", document, terminal) {
+    let additions = Additions::default();
+    let adapted = match adapt_config("c1", document, terminal, &additions) {
         Ok(adapted) => adapted,
         Err(error) => return assert!(matches!(error, Error::InvalidArgument(_)), "{error}"),
     };
@@ -148,7 +149,7 @@ fn check_config(document: &[u8], terminal: Option<Size>) {
         forget_terminal(&mut config["process"]);
     }
     assert!(is_same(&given, &got), "{given} became {got}");
-    adapt_config("c1", &adapted, terminal).expect("accepted again");
+    adapt_config("c1", &adapted, terminal, &additions).expect("accepted again");
 }
 
 fn check_process(document: &[u8], terminal: Option<Size>) {

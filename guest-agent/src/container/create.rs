@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, RwLock};
 
 use super::{Container, Created, Inner};
-use crate::bundle::Bundle;
+use crate::bundle::{Additions, Bundle};
 use crate::cgroup::Cgroup;
 use crate::console::{ConsoleSocket, Size};
 use crate::crun::{self, Scratch};
@@ -27,11 +27,16 @@ const STOP_LIMIT: Duration = Duration::from_secs(30);
 
 impl Container {
     /// Creates it through crun: init is blocked before its program. After an error nothing is left.
-    pub async fn create(request: CreateContainerRequest, reaper: Reaper, events: Events) -> Result<Created> {
+    pub async fn create(
+        request: CreateContainerRequest,
+        additions: &Additions,
+        reaper: Reaper,
+        events: Events,
+    ) -> Result<Created> {
         let id = request.container_id;
         let declared = request.stdio.unwrap_or_default();
         let terminal = declared.terminal.then(|| Size::new(declared.columns, declared.rows));
-        let bundle = Bundle::create(&id, &request.oci_config_json, terminal)?;
+        let bundle = Bundle::create(&id, &request.oci_config_json, terminal, additions)?;
         // crun has read the configuration when it answers: it need not stay in memory until then.
         drop(request.oci_config_json);
         let (endpoints, ends) = Endpoints::new(&declared)?;

@@ -4,6 +4,8 @@ import type { VmConfig } from "../vm-config.ts";
 // QEMU's rule for ids (util/id.c) without its first letter, which our prefix brings. A block node's name has 31 characters.
 const idPattern = /^[A-Za-z0-9._-]{1,26}$/;
 const macPattern = /^[0-9a-f]{2}(:[0-9a-f]{2}){5}$/i;
+/** A serial number of virtio-blk has 20 bytes (virtio specification 1.2, 5.2.6); a disk's is its id. */
+const maxSerialBytes = 20;
 /** A virtio-fs tag has 36 bytes (virtio specification 1.2, 5.11.4). */
 const maxTagBytes = 36;
 /** Our longest relative socket path; sun_path has 108 bytes. */
@@ -33,6 +35,10 @@ export function checkVmConfig(config: VmConfig): void {
     "disk",
     disks.map(({ id }) => id),
   );
+  for (const { id } of disks) {
+    if (id.length > maxSerialBytes)
+      fail(`the disk "${id}" has an id of more than the ${maxSerialBytes} characters of a serial number`);
+  }
   checkIds(
     "network card",
     nics.map(({ id }) => id),

@@ -125,7 +125,7 @@ function kernel({ kernel: { path, initrdPath, commandLine } }: VmConfig, inherit
   ].flat();
 }
 
-function diskArgs(config: VmConfig, { id, path, readOnly }: Disk, inherit: Inherit): string[] {
+function diskArgs(config: VmConfig, { id, path, readOnly, isBlockDevice }: Disk, inherit: Inherit): string[] {
   const fd = inherit({ tag: "file", path, access: readOnly ? "read" : "read-write" });
   const node = `disk-${id}`;
   return [
@@ -137,12 +137,12 @@ function diskArgs(config: VmConfig, { id, path, readOnly }: Disk, inherit: Inher
         driver: "raw",
         "node-name": node,
         "read-only": readOnly ? "on" : "off",
-        "file.driver": "file",
+        "file.driver": isBlockDevice ? "host_device" : "file",
         "file.filename": `/dev/fdset/${fd}`,
       }),
     ],
     // "report": an error is the guest's to handle; the default stops the whole VM when the host's disk is full.
-    device(config, "virtio-blk", { drive: node, werror: "report", rerror: "report" }),
+    device(config, "virtio-blk", { drive: node, serial: id, werror: "report", rerror: "report" }),
   ].flat();
 }
 

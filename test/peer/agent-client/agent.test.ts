@@ -32,7 +32,7 @@ const configuration = {
   streamToken: Buffer.from("token"),
   hostname: "host",
   sysctls: { "net.ipv4.ip_forward": "1" },
-  storages: [{ type: "virtiofs", source: "caisson", target: "/run/caisson/shared", options: [] }],
+  storages: [{ type: "virtiofs" as const, source: "caisson", target: "/run/caisson/shared", options: [] }],
   interfaces: [{ macAddress: "02:00:00:00:00:01", name: "eth0", mtu: 1500, addresses: ["10.0.0.2/24"] }],
   routes: [],
   neighbours: [],
@@ -143,6 +143,10 @@ test("a call that is not answered ends with deadline_exceeded, a late answer is 
     ociConfigJson: Buffer.from("{}"),
     stdio: { stdin: false, stdout: true, stderr: true, terminal: false, columns: 0, rows: 0 },
     noPivotRoot: false,
+    storages: [],
+    sharedNamespaces: [],
+    disks: [],
+    allDevices: false,
   };
 
   await expect(pair.agent.createContainer(request)).rejects.toMatchObject({

@@ -1,6 +1,7 @@
 import { execFileSync } from "node:child_process";
 import { mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { expect, test } from "vitest";
+import { bindSources } from "../../../src/agent-client/guest-mounts.ts";
 import type { Spec } from "../../../src/oci/spec.ts";
 import { addContainerFiles, removeContainerFiles } from "../../../src/sandbox/container-files.ts";
 import { Journal, readJournal } from "../../../src/sandbox/journal.ts";
@@ -34,6 +35,12 @@ async function setUp(dir: TempDir) {
 
 const spec = (sections: object = {}) =>
   ({ ociVersion: "1.0.2", root: { path: "rootfs" }, ...sections }) as unknown as Spec;
+/** Adds the files of a container with all its binds. */
+const addFiles = (
+  sandbox: Parameters<typeof addContainerFiles>[2],
+  request: CreateContainerRequest,
+  wanted: Spec,
+) => addContainerFiles(request, { spec: wanted, binds: bindSources(wanted, new Map()) }, sandbox);
 const bind = (source: string, target = ""): Mount => ({
   type: "bind",
   source,
@@ -46,7 +53,7 @@ test("what containerd asks for is mounted at the bundle's rootfs, journalled fir
   await using sandbox = await setUp(dir);
   const request = sandbox.request([bind(dir.join("image"))]);
 
-  await addContainerFiles(request, spec(), sandbox.shared, sandbox.journal);
+  await addFiles(sandbox, request, spec());
 
   expect(readFileSync(dir.join("bundle", "rootfs", "file"), "utf8")).toBe("of the image");
   expect(readFileSync(`${sandbox.shared.path}/c1/rootfs/file`, "utf8")).toBe("of the image");
@@ -67,7 +74,7 @@ test("a root file system that the caller mounted itself stays mounted", async ()
   execFileSync("mount", ["--bind", dir.join("image"), dir.join("bundle", "rootfs")]);
   const request = sandbox.request([]);
 
-  await addContainerFiles(request, spec(), sandbox.shared, sandbox.journal);
+  await addFiles(sandbox, request, spec());
   expect(readFileSync(`${sandbox.shared.path}/c1/rootfs/file`, "utf8")).toBe("of the image");
   await removeContainerFiles(request, sandbox.shared);
 
@@ -81,7 +88,7 @@ test("binds with relative sources are of the bundle, and read-only by their opti
   const request = sandbox.request([bind(dir.join("image"))]);
   const mounts = [{ destination: "/etc/hosts", type: "bind", source: "hosts", options: ["ro"] }];
 
-  await addContainerFiles(request, spec({ mounts }), sandbox.shared, sandbox.journal);
+  await addFiles(sandbox, request, spec({ mounts }));
 
   const shown = `${sandbox.shared.path}/c1/mounts/0`;
   expect(readFileSync(shown, "utf8")).toBe("127.0.0.1 x");
@@ -94,12 +101,7 @@ test("a root.readonly root file system cannot be written through the share", asy
   await using sandbox = await setUp(dir);
   const request = sandbox.request([bind(dir.join("image"))]);
 
-  await addContainerFiles(
-    request,
-    spec({ root: { path: "rootfs", readonly: true } }),
-    sandbox.shared,
-    sandbox.journal,
-  );
+  await addFiles(sandbox, request, spec({ root: { path: "rootfs", readonly: true } }));
 
   expect(() => writeFileSync(`${sandbox.shared.path}/c1/rootfs/new`, "")).toThrow("EROFS");
   await removeContainerFiles(request, sandbox.shared);
@@ -108,8 +110,7 @@ test("a root.readonly root file system cannot be written through the share", asy
 test("an empty root file system is failed_precondition, a missing one not_found", async () => {
   await using dir = createTempDir();
   await using sandbox = await setUp(dir);
-  const add = (path: string) =>
-    addContainerFiles(sandbox.request([]), spec({ root: { path } }), sandbox.shared, sandbox.journal);
+  const add = (path: string) => addFiles(sandbox, sandbox.request([]), spec({ root: { path } }));
 
   await expect(add("rootfs")).rejects.toMatchObject({ code: "failed_precondition" });
   await expect(add("none")).rejects.toMatchObject({ code: "not_found" });
@@ -126,7 +127,7 @@ test("a second mount has its place in the first one", async () => {
   writeFileSync(dir.join("volume", "inner"), "");
   const request = sandbox.request([bind(dir.join("image")), bind(dir.join("volume"), "var/lib")]);
 
-  await addContainerFiles(request, spec(), sandbox.shared, sandbox.journal);
+  await addFiles(sandbox, request, spec());
 
   expect(readdirSync(`${sandbox.shared.path}/c1/rootfs/var/lib`)).toEqual(["inner"]);
   await removeContainerFiles(request, sandbox.shared);
@@ -142,7 +143,7 @@ test.each(["../victim", "link", "link/below", "..", "none"])(
     symlinkSync(dir.join("bundle", "victim"), dir.join("image", "link"));
     const request = sandbox.request([bind(dir.join("image")), bind(dir.join("image"), target)]);
 
-    await expect(addContainerFiles(request, spec(), sandbox.shared, sandbox.journal)).rejects.toMatchObject({
+    await expect(addFiles(sandbox, request, spec())).rejects.toMatchObject({
       code: "invalid_argument",
     });
 

@@ -7,7 +7,7 @@ import { loadConfig } from "../../../src/config/load.ts";
 import { createHostState } from "../../../src/sandbox/host-state.ts";
 import { readJournal } from "../../../src/sandbox/journal.ts";
 import { removeSandbox } from "../../../src/sandbox/remove.ts";
-import { bindMount } from "../../../src/storage/mount.ts";
+import { mount } from "../../../src/storage/mount.ts";
 import { createTempDir, mountsBelow, type TempDir } from "../../support/temp-dir.ts";
 
 const configOf = (dir: TempDir) => ({
@@ -39,9 +39,13 @@ async function leaveSandbox(dir: TempDir) {
   journal.add({ kind: "process", name: "QEMU", identity: standIn.identity });
   journal.add({ kind: "container", containerId: "c1" });
   journal.add({ kind: "rootfs", path: dir.join("bundle", "rootfs") });
-  await bindMount(dir.join("rootfs"), dir.join("bundle", "rootfs"));
+  await mount("bind", dir.join("rootfs"), dir.join("bundle", "rootfs"), ["rbind"]);
   await shared.addRootfs("c1", dir.join("bundle", "rootfs"), false);
-  await shared.addMount("c1", 0, dir.join("volume"), true);
+  await shared.addMount("c1", 0, dir.join("volume"), {
+    recursive: true,
+    readOnly: "all",
+    propagation: "private",
+  });
   journal.add({ kind: "netns", path: paths.netns });
   writeFileSync(paths.netns, "");
   mkdirSync(paths.vm);
@@ -155,7 +159,7 @@ test("removeSandbox() takes what a crash left in the middle of an exposed bind",
   const { host, standIn } = await leaveSandbox(dir);
   const staging = `${host.paths.directory}/staging-c1`;
   mkdirSync(staging);
-  await bindMount(dir.join("volume"), staging);
+  await mount("bind", dir.join("volume"), staging, []);
   writeFileSync(`${host.paths.directory}/staging-c2`, "");
   execFileSync("mount", ["--bind", dir.join("volume", "precious"), `${host.paths.directory}/staging-c2`]);
 

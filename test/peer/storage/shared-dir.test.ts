@@ -3,8 +3,12 @@ import { once } from "node:events";
 import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { expect, test } from "vitest";
 import { parseMountInfo } from "../../../src/storage/mount.ts";
-import { createSharedDir, removeSharedDir } from "../../../src/storage/shared-dir.ts";
+import { type BindOptions, createSharedDir, removeSharedDir } from "../../../src/storage/shared-dir.ts";
 import { createTempDir, mountsBelow, type TempDir } from "../../support/temp-dir.ts";
+
+function options(readOnly: BindOptions["readOnly"] = "none"): BindOptions {
+  return { recursive: true, readOnly, propagation: "private" };
+}
 
 /** A directory with one file, as a volume or root file system of a container. */
 function makeSource(dir: TempDir, name: string): string {
@@ -52,8 +56,8 @@ test("a root file system, directories and files appear in the share and are gone
   const shared = await createSharedDir(dir.join("sandbox"));
 
   expect(await shared.addRootfs("c1", rootfs, false)).toBe("c1/rootfs");
-  expect(await shared.addMount("c1", 0, volume, false)).toBe("c1/mounts/0");
-  expect(await shared.addMount("c1", 1, `${volume}/precious`, false)).toBe("c1/mounts/1");
+  expect(await shared.addMount("c1", 0, volume, options())).toBe("c1/mounts/0");
+  expect(await shared.addMount("c1", 1, `${volume}/precious`, options())).toBe("c1/mounts/1");
   writeFileSync(`${shared.path}/c1/mounts/0/from-guest`, "guest data");
 
   expect(readFileSync(`${shared.path}/c1/rootfs/precious`, "utf8")).toBe("host data");
@@ -79,8 +83,8 @@ test("removeSharedDir() with every mount still inside deletes nothing of the hos
   mkdirSync(dir.join("sandbox"));
   const shared = await createSharedDir(dir.join("sandbox"));
   await shared.addRootfs("c1", rootfs, false);
-  await shared.addMount("c1", 0, volume, false);
-  await shared.addMount("c1", 1, `${volume}/precious`, true);
+  await shared.addMount("c1", 0, volume, options());
+  await shared.addMount("c1", 1, `${volume}/precious`, options("all"));
   // One more on top, as nobody should have made it.
   execFileSync("mount", ["--bind", volume, `${shared.path}/c1/rootfs`]);
 
@@ -119,9 +123,9 @@ test("a read-only bind cannot be written, nor what is mounted below it", async (
   const volume = makeVolumeWithSubmount(dir);
   mkdirSync(dir.join("sandbox"));
   const shared = await createSharedDir(dir.join("sandbox"));
-  await shared.addMount("c1", 0, volume, true);
+  await shared.addMount("c1", 0, volume, options("all"));
   await using guest = await enterSlaveNamespace();
-  await shared.addMount("c1", 1, volume, true);
+  await shared.addMount("c1", 1, volume, options("all"));
 
   for (const base of [shared.path, `${guest.root}${shared.path}`]) {
     for (const index of [0, 1]) {
@@ -142,8 +146,8 @@ test("the removal of a container leaves alone what is mounted below a volume on 
   mkdirSync(dir.join("sandbox"));
   const shared = await createSharedDir(dir.join("sandbox"));
   await shared.addRootfs("c1", volume, false);
-  await shared.addMount("c1", 0, volume, false);
-  await shared.addMount("c1", 1, volume, true);
+  await shared.addMount("c1", 0, volume, options());
+  await shared.addMount("c1", 1, volume, options("all"));
 
   await shared.removeContainer("c1");
 
@@ -159,7 +163,7 @@ test("mounts made and removed later come and go in virtiofsd's namespace, submou
   const shared = await createSharedDir(dir.join("sandbox"));
   await using guest = await enterSlaveNamespace();
 
-  await shared.addMount("c1", 0, volume, false);
+  await shared.addMount("c1", 0, volume, options());
   expect(guest.mountsBelow(shared.path)).toEqual([
     `${shared.path}/c1/mounts/0`,
     `${shared.path}/c1/mounts/0/disk`,
@@ -200,7 +204,7 @@ test.each(refused)("addMount() of $name is refused and leaves nothing", async ({
   make(dir.join("source"));
   const shared = await createSharedDir(dir.join("sandbox"));
 
-  await expect(shared.addMount("c1", 0, dir.join("source"), true)).rejects.toMatchObject({
+  await expect(shared.addMount("c1", 0, dir.join("source"), options("all"))).rejects.toMatchObject({
     code,
     message: expect.stringContaining(dir.join("source")),
   });
@@ -218,7 +222,7 @@ test("addMount() of a directory that holds the share leaves our own mounts out",
   const shared = await createSharedDir(directory);
   await shared.addRootfs("c1", makeSource(dir, "rootfs"), false);
   try {
-    const added = await shared.addMount("c1", 0, dir.path, false);
+    const added = await shared.addMount("c1", 0, dir.path, options());
 
     const inside = mountsBelow(`${shared.path}/${added}`);
     expect(inside).toEqual([`${shared.path}/${added}`]);
@@ -235,7 +239,7 @@ test("addMount() refuses what lies in the sandbox's own state", async () => {
   mkdirSync(directory, { recursive: true });
   const shared = await createSharedDir(directory);
   try {
-    const adding = shared.addMount("c1", 0, `${directory}/skeleton`, false);
+    const adding = shared.addMount("c1", 0, `${directory}/skeleton`, options());
 
     await expect(adding).rejects.toMatchObject({ code: "invalid_argument" });
   } finally {

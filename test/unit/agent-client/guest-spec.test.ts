@@ -1,9 +1,10 @@
 import { expect, test } from "vitest";
-import { bindSources, guestSpec } from "../../../src/agent-client/guest-spec.ts";
+import { guestSpec } from "../../../src/agent-client/guest-spec.ts";
 import { guestSysctls } from "../../../src/agent-client/guest-sysctls.ts";
 import type { Spec } from "../../../src/oci/spec.ts";
 
 const namespaces = [{ type: "mount" }, { type: "pid" }];
+const options = { containerId: "c1", terminal: false, places: new Map() };
 const small = {
   ociVersion: "1.2.0",
   process: { args: ["true"], cwd: "/" },
@@ -73,7 +74,7 @@ const table: { name: string; spec: Spec; want: object }[] = [
     },
   },
   {
-    name: "sysctls of the network go, the guest has them",
+    name: "sysctls of the guest go, those of IPC and UTS namespaces stay",
     spec: make({
       linux: {
         sysctl: { "net.ipv4.ip_forward": "1", "net/core/somaxconn": "5", "kernel.shmmax": "1", "vm.x": "2" },
@@ -81,7 +82,7 @@ const table: { name: string; spec: Spec; want: object }[] = [
     }),
     want: {
       ...guestOfSmall,
-      linux: { ...guestOfSmall.linux, sysctl: { "kernel.shmmax": "1", "vm.x": "2" } },
+      linux: { ...guestOfSmall.linux, sysctl: { "kernel.shmmax": "1" } },
     },
   },
   {
@@ -112,7 +113,6 @@ const table: { name: string; spec: Spec; want: object }[] = [
           type: "bind",
           source: "/run/caisson/shared/c1/mounts/2",
           options: ["rbind"],
-          uidMappings: [],
         },
       ],
     },
@@ -161,12 +161,39 @@ const table: { name: string; spec: Spec; want: object }[] = [
     },
   },
   {
-    name: "devices that every kernel has",
+    name: "device rules: numbers of block devices are the host's",
+    spec: make({
+      linux: {
+        resources: {
+          devices: [
+            { allow: false, access: "rwm" },
+            { allow: true, type: "c", major: 1, minor: 3, access: "rwm" },
+            { allow: true, type: "b", major: 7, minor: 0, access: "rwm" },
+          ],
+        },
+      },
+    }),
+    want: {
+      ...guestOfSmall,
+      linux: {
+        ...guestOfSmall.linux,
+        resources: {
+          devices: [
+            { allow: false, access: "rwm" },
+            { allow: true, type: "c", major: 1, minor: 3, access: "rwm" },
+          ],
+        },
+      },
+    },
+  },
+  {
+    name: "devices that every kernel has; disks are the agent's to add",
     spec: make({
       linux: {
         devices: [
           { path: "/dev/null", type: "c" },
           { path: "/dev/fuse", type: "c" },
+          { path: "/dev/data", type: "b", major: 7, minor: 0 },
         ],
       },
     }),
@@ -186,91 +213,31 @@ const table: { name: string; spec: Spec; want: object }[] = [
 test.each(table)("guestSpec(): $name", ({ spec, want }) => {
   const before = structuredClone(spec);
 
-  expect(guestSpec(spec, "c1", false)).toEqual(want);
+  expect(guestSpec(spec, options)).toEqual(want);
   expect(spec).toEqual(before);
 });
 
 test("guestSpec() takes the terminal from the request, not from the file", () => {
-  expect(guestSpec(small, "c1", true).process?.terminal).toBe(true);
-});
-
-const withoutNamespace = (type: string) => ({
-  namespaces: namespaces.filter((entry) => entry.type !== type),
-});
-const joining = (type: string) => ({
-  namespaces: namespaces.map((entry) => (entry.type === type ? { type, path: "/proc/1/ns/x" } : entry)),
+  expect(guestSpec(small, { ...options, terminal: true }).process?.terminal).toBe(true);
 });
 
 const refused: { name: string; spec: Spec; code: string; words: string }[] = [
-  {
-    name: "the host's pid namespace",
-    spec: make({ linux: withoutNamespace("pid") }),
-    code: "failed_precondition",
-    words: "pid",
-  },
-  {
-    name: "the host's mounts",
-    spec: make({ linux: withoutNamespace("mount") }),
-    code: "failed_precondition",
-    words: "mount",
-  },
-  {
-    name: "no namespaces at all",
-    spec: make({ linux: { namespaces: undefined } }),
-    code: "failed_precondition",
-    words: "mount",
-  },
-  {
-    name: "a joined pid namespace",
-    spec: make({ linux: joining("pid") }),
-    code: "unimplemented",
-    words: "/proc/1/ns/x",
-  },
-  {
-    name: "a joined mount namespace",
-    spec: make({ linux: joining("mount") }),
-    code: "unimplemented",
-    words: "mount",
-  },
   { name: "Intel RDT", spec: make({ linux: { intelRdt: {} } }), code: "unimplemented", words: "intelRdt" },
   {
-    name: "an id-mapped mount",
-    spec: make({ mounts: [{ destination: "/x", type: "bind", source: "/y", uidMappings: [{}] }] }),
+    name: "a seccomp listener",
+    spec: make({ linux: { seccomp: { defaultAction: "x", listenerPath: "/run/x.sock" } } }),
     code: "unimplemented",
-    words: "id-mapped",
+    words: "listenerPath",
   },
-  ...["/dev/sda", "/dev/kvm", "/dev/mem", "/dev/../dev/null"].map((path) => ({
-    name: path,
-    spec: make({ linux: { devices: [{ path, type: "c" }] } }),
-    code: "invalid_argument",
-    words: `"${path}"`,
-  })),
 ];
 
 test.each(refused)("guestSpec() refuses $name", ({ spec, code, words }) => {
-  expect(() => guestSpec(spec, "c1", false)).toThrow(
+  expect(() => guestSpec(spec, options)).toThrow(
     expect.objectContaining({ code, message: expect.stringContaining(words) }),
   );
 });
 
-test("bindSources() numbers the binds as guestSpec() does, read-only by ro and rro", () => {
-  const spec = make({
-    mounts: [
-      { destination: "/proc", type: "proc", source: "proc" },
-      { destination: "/a", type: "bind", source: "/srv/a", options: ["ro"] },
-      { destination: "/b", source: "b", options: ["rbind", "rro"] },
-      { destination: "/c", type: "bind", source: "/srv/c", options: ["rw"] },
-    ],
-  });
-
-  expect(bindSources(spec)).toEqual([
-    { index: 0, source: "/srv/a", readOnly: true },
-    { index: 1, source: "b", readOnly: true },
-    { index: 2, source: "/srv/c", readOnly: false },
-  ]);
-});
-
-test("guestSysctls: those of the namespaces that the guest itself is", () => {
+test("guestSysctls: all but those of the UTS namespace, which every container has", () => {
   const sysctl = {
     "net.ipv4.ip_forward": "1",
     "net/core/somaxconn": "5",
@@ -288,6 +255,8 @@ test("guestSysctls: those of the namespaces that the guest itself is", () => {
     "kernel.shm_rmid_forced",
     "kernel.sem",
     "fs.mqueue.msg_max",
+    "vm.swappiness",
+    "network.x",
   ]);
   expect(guestSysctls(small)).toEqual({});
 });

@@ -1,0 +1,43 @@
+import { RuntimeError } from "../base/errors.ts";
+import type { Spec } from "../oci/spec.ts";
+
+/** Namespaces that the containers of a sandbox can share; the network is shared always. */
+export type SharedNamespace = "pid" | "ipc" | "uts" | "user";
+
+const shareable: readonly string[] = ["pid", "ipc", "uts", "user"] satisfies SharedNamespace[];
+
+/** Without these of its own, or its sandbox's, a container would be in those of the agent. */
+const needed = ["mount", "pid", "ipc", "uts"];
+
+/**
+ * The namespaces that a container shares with its sandbox: those whose path is of the process that stands for the
+ * sandbox on the host, the VMM. `sandboxPid` is its id, 0 for the container that the sandbox is made for.
+ *
+ * All containers of a sandbox have that process id, so the namespace of one that is not the first cannot be named.
+ *
+ * @throws failed_precondition  the host's namespace
+ * @throws invalid_argument     a namespace of something else than the sandbox
+ */
+export function sharedNamespaces(spec: Spec, sandboxPid: number): SharedNamespace[] {
+  const namespaces = spec.linux?.namespaces ?? [];
+  for (const type of needed) {
+    if (namespaces.some((namespace) => namespace.type === type)) continue;
+    throw new RuntimeError(
+      "failed_precondition",
+      `Cannot create the container: it has no ${type} namespace of its own, and the host's is out of reach of a VM`,
+    );
+  }
+  return namespaces
+    .filter(({ type, path = "" }) => type !== "network" && path !== "")
+    .map(({ type, path = "" }) => {
+      if (isShareable(type) && sandboxPid > 0 && path === `/proc/${sandboxPid}/ns/${type}`) return type;
+      throw new RuntimeError(
+        "invalid_argument",
+        `Cannot create the container: the ${type} namespace "${path}" is not of its sandbox; a VM cannot join namespaces of the host or of another VM`,
+      );
+    });
+}
+
+function isShareable(type: string): type is SharedNamespace {
+  return shareable.includes(type);
+}

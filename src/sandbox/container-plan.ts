@@ -1,0 +1,49 @@
+import type { GuestContainerRequest } from "../agent-client/agent-types.ts";
+import { type BlockDevice, blockDevices, hasAllDevices } from "../agent-client/guest-devices.ts";
+import { type BindSource, bindSources } from "../agent-client/guest-mounts.ts";
+import { sharedNamespaces } from "../agent-client/guest-namespaces.ts";
+import { guestSpec } from "../agent-client/guest-spec.ts";
+import { withIdleInit } from "../agent-client/idle-init.ts";
+import type { Spec } from "../oci/spec.ts";
+import type { SharedMemory } from "./shared-memory.ts";
+
+/** What a container needs, read from its specification before anything is made. */
+export interface ContainerPlan {
+  /** Shared by the host. */
+  readonly binds: readonly BindSource[];
+  readonly blockDevices: readonly BlockDevice[];
+  /** For the agent. */
+  readonly guest: Pick<
+    GuestContainerRequest,
+    "ociConfigJson" | "storages" | "sharedNamespaces" | "allDevices"
+  >;
+}
+
+export interface PlanOptions {
+  readonly containerId: string;
+  readonly terminal: boolean;
+  /** Its init waits for its end instead of running a program. */
+  readonly isIdle: boolean;
+  /** Of the process that stands for the sandbox, 0 while there is none. */
+  readonly sandboxPid: number;
+  readonly memory: SharedMemory;
+}
+
+/** @throws invalid_argument, failed_precondition, unimplemented  something that a guest cannot have */
+export async function planContainer(spec: Spec, options: PlanOptions): Promise<ContainerPlan> {
+  const shared = sharedNamespaces(spec, options.sandboxPid);
+  const { places, storages, added } = await options.memory.placesFor(spec, shared.includes("ipc"));
+  const whole = { ...spec, mounts: [...(spec.mounts ?? []), ...added] };
+  const { containerId, terminal } = options;
+  const translated = guestSpec(whole, { containerId, terminal, places });
+  return {
+    binds: bindSources(whole, places),
+    blockDevices: blockDevices(spec),
+    guest: {
+      ociConfigJson: Buffer.from(JSON.stringify(options.isIdle ? withIdleInit(translated) : translated)),
+      storages,
+      sharedNamespaces: shared,
+      allDevices: hasAllDevices(spec),
+    },
+  };
+}
