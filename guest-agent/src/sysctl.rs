@@ -82,14 +82,7 @@ mod tests {
 
     #[test]
     fn relative_path_stays_below_the_root() {
-        for name in [
-            "",
-            "..",
-            "net/../vm/swappiness",
-            "net//x",
-            "/net/x",
-            "net.x\0",
-        ] {
+        for name in ["", "..", "net/../vm/swappiness", "net//x", "/net/x", "net.x\0"] {
             assert!(relative_path(name).is_err(), "{name}");
         }
     }

@@ -6,7 +6,7 @@ import { Cleanup } from "../base/cleanup.ts";
 import { detachNetwork } from "../network/network.ts";
 import { removeNetns } from "../network/netns.ts";
 import { unmountAllBelow } from "../storage/mount.ts";
-import { removeSharedDir, stagingName } from "../storage/shared-dir.ts";
+import { removeSharedDir } from "../storage/shared-dir.ts";
 import { type JournalEntry, journalName, readJournal } from "./journal.ts";
 import { sandboxPaths } from "./paths.ts";
 import { returnUserId } from "./user-ids.ts";
@@ -45,7 +45,6 @@ export async function removeSandbox({ stateDirectory, namespace, sandboxId }: Sa
     cleanup.defer(`mounts of ${path}`, () => unmountAllBelow(path));
   const containerIds = ofKind(entries, "container").map(({ containerId }) => containerId);
   cleanup.defer("shared directory", () => removeSharedDir(paths.directory, containerIds));
-  cleanup.defer("staging mounts", () => removeStaging(paths.directory));
   cleanup.defer("processes", () => killProcesses(ofKind(entries, "process").map(({ identity }) => identity)));
   await cleanup[Symbol.asyncDispose]();
   // Not after a failure: the journal is what the next attempt goes by.
@@ -73,18 +72,6 @@ async function killProcesses(identities: readonly ProcessIdentity[]): Promise<vo
   }
   const left = alive.filter((identity) => isAlive(identity));
   if (left.length > 0) throw new Error(`Processes ${left.map(({ pid }) => pid).join(", ")} do not die`);
-}
-
-async function removeStaging(directory: string): Promise<void> {
-  const names = (await readdir(directory).catch(ignore("ENOENT"))) ?? [];
-  for (const name of names.filter((entry) => entry.startsWith(stagingName))) {
-    const path = join(directory, name);
-    unmountAllBelow(path);
-    await removeDirectory(path).catch(async (error: unknown) => {
-      ignore("ENOTDIR")(error);
-      await removeFile(path);
-    });
-  }
 }
 
 /** Only sockets and files that the VM's helpers made; nothing below it is a directory or a mount. */

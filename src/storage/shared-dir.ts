@@ -7,13 +7,15 @@ import { bindReadOnlyShared, unmount, unmountAllBelow } from "./mount.ts";
 import { attachCopy, type MountSource, openMountSource, type TreeOptions } from "./mount-tree.ts";
 
 /**
- * The directory that one sandbox's guest sees through virtio-fs (tag "caisson").
+ * The directory that one sandbox's guest sees through virtio-fs (tag "caisson"), below the sandbox's own.
  *
- *   <directory>/skeleton/<container>/rootfs      the mount points, made and removed by the host
- *   <directory>/skeleton/<container>/mounts/<n>  a directory or a file for each bind source
- *   <directory>/shared/                          the skeleton, bound read-only; the mounts are made on it. It is a
- *                                                shared mount, so that mounts made later reach virtiofsd
- *   <directory>/staging-<container>              where a copy that holds mounts of ours loses them before the guest can see it
+ *   share/                             nobody but root gets through: what is below is open for every user, because it has to be in
+ *                                      the guest, for root of a user namespace
+ *   share/skeleton/<container>/rootfs      the mount points, made and removed by the host
+ *   share/skeleton/<container>/mounts/<n>  a directory or a file for each bind source
+ *   share/root/                        the skeleton, bound read-only; the mounts are made on it. It is a shared mount, so that
+ *                                      mounts made later reach virtiofsd
+ *   share/staging-<container>          where a copy that holds mounts of ours loses them before the guest can see it
  *
  * The guest can write into the mounts only. Could it write between them, it would choose with a symbolic link or a
  * rename where on the host the next mount is made, and what its removal deletes. The host never walks into the mounts.
@@ -31,9 +33,12 @@ export interface SharedDir {
 /** Name of the share's virtio-fs tag. */
 export const shareTag = "caisson";
 
-const sharedDirectoryName = "shared";
+const shareName = "share";
+const rootName = "root";
 const skeletonName = "skeleton";
-export const stagingName = "staging";
+const stagingName = "staging";
+/** Users may pass through to what they know, but not look or write. */
+const passMode = 0o711;
 
 /** How a bind source is shown; as in `TreeOptions`. */
 export type BindOptions = Pick<TreeOptions, "recursive" | "readOnly" | "idMap"> & {
@@ -42,10 +47,12 @@ export type BindOptions = Pick<TreeOptions, "recursive" | "readOnly" | "idMap"> 
 
 /** Makes the shared directory of a sandbox in `directory`, which `removeSharedDir` undoes. */
 export async function createSharedDir(directory: string): Promise<SharedDir> {
-  const path = join(directory, sharedDirectoryName);
-  const skeleton = join(directory, skeletonName);
+  const share = join(directory, shareName);
+  const path = join(share, rootName);
+  const skeleton = join(share, skeletonName);
+  await mkdir(share, { mode: 0o700 });
   await mkdir(path, { mode: 0o700 });
-  await mkdir(skeleton, { mode: 0o700 });
+  await mkdir(skeleton, { mode: passMode });
   await bindReadOnlyShared(skeleton, path);
   const own = await realpath(directory);
   const add = async (containerId: string, name: string, source: string, options: BindOptions) => {
@@ -54,7 +61,7 @@ export async function createSharedDir(directory: string): Promise<SharedDir> {
     checkKind(from, source);
     refuseOwnState(from, source, own);
     await makeTarget(join(skeleton, relativePath), from.isDirectory);
-    const staging = join(directory, `${stagingName}-${containerId}`);
+    const staging = join(share, `${stagingName}-${containerId}`);
     const tree = { ...options, noSuidAndDev: true };
     if (options.recursive && holdsOwnMounts(from, own)) {
       await attachWithoutOwnMounts(from, { staging, own, target: join(path, relativePath) }, tree);
@@ -72,17 +79,28 @@ export async function createSharedDir(directory: string): Promise<SharedDir> {
         propagation: "private",
       }),
     addMount: (containerId, index, source, options) => add(containerId, `mounts/${index}`, source, options),
-    removeContainer: (containerId) => removeContainerShare(directory, containerId),
+    removeContainer: (containerId) => removeContainerShare(share, containerId),
   };
 }
 
 /** Unmounts and removes the shared directory from its place alone. Idempotent. */
 export async function removeSharedDir(directory: string, containerIds: readonly string[]): Promise<void> {
-  const path = join(directory, sharedDirectoryName);
-  for (const containerId of containerIds) await removeContainerShare(directory, containerId);
+  const share = join(directory, shareName);
+  await removeStaging(share);
+  const path = join(share, rootName);
+  for (const containerId of containerIds) await removeContainerShare(share, containerId);
   unmountAllBelow(path);
   await removeDirectory(path);
-  await removeDirectory(join(directory, skeletonName));
+  await removeDirectory(join(share, skeletonName));
+  await removeDirectory(share);
+}
+
+async function removeStaging(share: string): Promise<void> {
+  const names = (await readdir(share).catch(ignore("ENOENT"))) ?? [];
+  for (const name of names.filter((entry) => entry.startsWith(stagingName))) {
+    unmountAllBelow(join(share, name));
+    await removeDirectory(join(share, name));
+  }
 }
 
 function checkKind({ isDirectory, isFile }: MountSource, source: string): void {
@@ -128,16 +146,16 @@ function refuseOwnState({ realPath }: MountSource, source: string, own: string):
 }
 
 async function makeTarget(path: string, isDirectory: boolean): Promise<void> {
-  await mkdir(isDirectory ? path : join(path, ".."), { recursive: true, mode: 0o700 });
+  await mkdir(isDirectory ? path : join(path, ".."), { recursive: true, mode: passMode });
   if (!isDirectory) {
     const file = await open(path, constants.O_CREAT | constants.O_EXCL | constants.O_WRONLY, 0o600);
     await file.close();
   }
 }
 
-async function removeContainerShare(directory: string, containerId: string): Promise<void> {
-  unmountAllBelow(join(directory, sharedDirectoryName, containerId));
-  const mountPoints = join(directory, skeletonName, containerId);
+async function removeContainerShare(share: string, containerId: string): Promise<void> {
+  unmountAllBelow(join(share, rootName, containerId));
+  const mountPoints = join(share, skeletonName, containerId);
   await removeDirectory(join(mountPoints, "rootfs"));
   await removeMountTargets(join(mountPoints, "mounts"));
   await removeDirectory(mountPoints);

@@ -96,14 +96,26 @@ test("binds with relative sources are of the bundle, and read-only by their opti
   await removeContainerFiles(request, sandbox.shared);
 });
 
-test("a root.readonly root file system cannot be written through the share", async () => {
+test("a root.readonly root file system that the caller brings cannot be written through the share", async () => {
+  await using dir = createTempDir();
+  await using sandbox = await setUp(dir);
+  const request = sandbox.request([]);
+  const path = dir.join("image");
+
+  await addFiles(sandbox, request, spec({ root: { path, readonly: true } }));
+
+  expect(() => writeFileSync(`${sandbox.shared.path}/c1/rootfs/new`, "")).toThrow("EROFS");
+  await removeContainerFiles(request, sandbox.shared);
+});
+
+test("in a layer of its own a root.readonly container gets its mount points: the guest makes it read-only", async () => {
   await using dir = createTempDir();
   await using sandbox = await setUp(dir);
   const request = sandbox.request([bind(dir.join("image"))]);
 
   await addFiles(sandbox, request, spec({ root: { path: "rootfs", readonly: true } }));
 
-  expect(() => writeFileSync(`${sandbox.shared.path}/c1/rootfs/new`, "")).toThrow("EROFS");
+  mkdirSync(`${sandbox.shared.path}/c1/rootfs/proc`);
   await removeContainerFiles(request, sandbox.shared);
 });
 

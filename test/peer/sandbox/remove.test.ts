@@ -58,7 +58,7 @@ test("createHostState() makes what the paths say, and removeSandbox() takes all 
   await using dir = createTempDir();
   const host = await createHostState(dir.token, "s1", configOf(dir));
 
-  expect(readdirSync(host.paths.directory).sort()).toEqual(["journal", "shared", "skeleton"]);
+  expect(readdirSync(host.paths.directory).sort()).toEqual(["journal", "share"]);
   expect(readJournal(host.paths.directory)).toEqual([
     { kind: "daemon", identity: identify(process.pid) },
     { kind: "user", uid: host.uid },
@@ -157,11 +157,10 @@ test("removeSandbox() goes on past what it cannot release, names it, and the nex
 test("removeSandbox() takes what a crash left in the middle of an exposed bind", async () => {
   await using dir = createTempDir();
   const { host, standIn } = await leaveSandbox(dir);
-  const staging = `${host.paths.directory}/staging-c1`;
+  const staging = `${host.paths.directory}/share/staging-c1`;
   mkdirSync(staging);
   await mount("bind", dir.join("volume"), staging, []);
-  writeFileSync(`${host.paths.directory}/staging-c2`, "");
-  execFileSync("mount", ["--bind", dir.join("volume", "precious"), `${host.paths.directory}/staging-c2`]);
+  mkdirSync(`${host.paths.directory}/share/staging-c2`);
 
   await removeSandbox(nameIn(dir));
   await standIn.ended;
@@ -197,7 +196,7 @@ test("createHostState() removes what an earlier sandbox of the name left, and ta
   await standIn.ended;
 
   expect(mountsBelow(dir.path)).toEqual([host.shared.path]);
-  expect(readdirSync(host.paths.directory).sort()).toEqual(["journal", "shared", "skeleton"]);
+  expect(readdirSync(host.paths.directory).sort()).toEqual(["journal", "share"]);
   host.journal[Symbol.dispose]();
   await removeSandbox(nameIn(dir));
 });

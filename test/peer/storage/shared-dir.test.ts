@@ -63,7 +63,7 @@ test("a root file system, directories and files appear in the share and are gone
   expect(readFileSync(`${shared.path}/c1/rootfs/precious`, "utf8")).toBe("host data");
   expect(readFileSync(`${shared.path}/c1/mounts/1`, "utf8")).toBe("host data");
   expect(readFileSync(`${volume}/from-guest`, "utf8")).toBe("guest data");
-  expect(readdirSync(dir.join("sandbox")).sort()).toEqual(["shared", "skeleton"]);
+  expect(readdirSync(dir.join("sandbox")).sort()).toEqual(["share"]);
 
   await shared.removeContainer("c1");
   await shared.removeContainer("c1");
@@ -239,7 +239,7 @@ test("addMount() refuses what lies in the sandbox's own state", async () => {
   mkdirSync(directory, { recursive: true });
   const shared = await createSharedDir(directory);
   try {
-    const adding = shared.addMount("c1", 0, `${directory}/skeleton`, options());
+    const adding = shared.addMount("c1", 0, `${directory}/share/skeleton`, options());
 
     await expect(adding).rejects.toMatchObject({ code: "invalid_argument" });
   } finally {

@@ -1,0 +1,115 @@
+import { execFileSync } from "node:child_process";
+import { readFileSync, statSync, truncateSync, writeFileSync } from "node:fs";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { createPod, type Pod, type PodContainer, type SpecChanges } from "../support/model-pod.ts";
+
+interface Loop {
+  readonly path: string;
+  readonly file: string;
+  readonly major: number;
+  readonly minor: number;
+}
+
+let pod: Pod;
+let first: PodContainer;
+const loops: Loop[] = [];
+beforeAll(async () => {
+  pod = createPod();
+  for (const name of ["data", "constant", "late"]) loops.push(attachLoop(name));
+  const [data, constant] = loops as [Loop, Loop];
+  first = await pod.start("", withDevices([data, "/dev/xvda", "rwm"], [constant, "/dev/disk/constant", "r"]));
+});
+afterAll(async () => {
+  await pod.sandbox.close();
+  for (const { path } of loops) execFileSync("losetup", ["--detach", path]);
+  await pod[Symbol.asyncDispose]();
+});
+
+function attachLoop(name: string): Loop {
+  const file = pod.dir.join(`${name}.img`);
+  writeFileSync(file, `${name}\n`);
+  truncateSync(file, 1024 ** 2);
+  const path = execFileSync("losetup", ["--find", "--show", file], { encoding: "utf8" }).trim();
+  const { rdev } = statSync(path);
+  return { path, file, major: (rdev >>> 8) & 0xfff, minor: rdev & 0xff };
+}
+
+/** Devices with their rules, as containerd and Docker write them. */
+function withDevices(...devices: (readonly [Loop, path: string, access: string])[]): SpecChanges {
+  return {
+    linux: {
+      devices: devices.map(([{ major, minor }, path]) => ({
+        path,
+        type: "b",
+        major,
+        minor,
+        fileMode: 0o640,
+        uid: 3,
+        gid: 4,
+      })),
+      resources: {
+        devices: [
+          { allow: false, access: "rwm" },
+          ...devices.map(([{ major, minor }, , access]) => ({
+            allow: true,
+            type: "b",
+            major,
+            minor,
+            access,
+          })),
+        ],
+      },
+    },
+  };
+}
+
+test("a block device of the host is a disk of the VM and a node in the container", async () => {
+  const seen = await first.sh(
+    "head -n 1 /dev/xvda; stat -c %F:%u:%g:%a /dev/xvda; echo changed | dd of=/dev/xvda conv=notrunc,fsync 2>/dev/null",
+  );
+
+  expect(seen.output).toBe("data\nblock special file:3:4:640\n");
+  expect(readFileSync(loops[0]?.file ?? "", "latin1").slice(0, 8)).toBe("changed\n");
+});
+
+test("without the right to write it is read-only, on the host too", async () => {
+  const seen = await first.sh(
+    "head -n 1 /dev/disk/constant; echo changed | dd of=/dev/disk/constant conv=notrunc 2>&1; cat /sys/block/vd[a-z]/ro",
+  );
+
+  expect(seen.output).toMatch(/^constant\n.*(not permitted|Read-only|Permission denied)/);
+  // The guest's image, the two disks.
+  expect(seen.output).toMatch(/1\n0\n1\n$/);
+  expect(readFileSync(loops[1]?.file ?? "", "latin1").slice(0, 9)).toBe("constant\n");
+});
+
+test("a later container gets what the VM has, with its own rights; another device is refused", async () => {
+  const [data, constant, late] = loops as [Loop, Loop, Loop];
+  const script = "head -c 5 /dev/again; echo x 2>&1 >/dev/again";
+  const again = await pod.run("again", script, withDevices([data, "/dev/again", "r"]));
+
+  expect(again.output).toMatch(/^chang/);
+  expect(again.output).toMatch(/not permitted/);
+  const none = await pod.run("none", "ls /dev/xvda; mknod /tmp/vdb b 254 16; cat /tmp/vdb");
+  expect(none.output).toMatch(/\/dev\/xvda: No such file/);
+  expect(none.output).toMatch(/not permitted/);
+  const refusal = (words: string) => ({
+    code: "failed_precondition",
+    message: expect.stringContaining(words),
+  });
+  await expect(pod.start("late", withDevices([late, "/dev/late", "rwm"]))).rejects.toMatchObject(
+    refusal("running without it"),
+  );
+  await expect(pod.start("more", withDevices([constant, "/dev/x", "rwm"]))).rejects.toMatchObject(
+    refusal("read-only"),
+  );
+});
+
+test("a device that the host does not have is refused before a VM boots", async () => {
+  await using other = createPod();
+  const missing = { path: "", file: "", major: 259, minor: 4000 };
+
+  await expect(other.start("", withDevices([missing, "/dev/missing", "r"]))).rejects.toMatchObject({
+    message: expect.stringContaining("259:4000"),
+  });
+});
