@@ -1,7 +1,10 @@
-/** Bundles the executables: one ESM file each in build/lib, and a launcher each in build/bin. */
+/**
+ * Bundles the executables: one ESM file each in build/lib, and a launcher each in build/bin. And the library: one file with all that it
+ * needs in build/dist.
+ */
 import { chmod, mkdir, readdir, rename, rm, stat, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { build, type OutputFile } from "esbuild";
+import { build, type BuildOptions, type OutputFile } from "esbuild";
 
 const root = dirname(import.meta.dirname);
 const buildDirectory = join(root, "build");
@@ -48,11 +51,15 @@ while [ -L "$self" ]; do
 done
 parts=\${self%/*}/..
 unset NODE_OPTIONS NODE_DEBUG NODE_V8_COVERAGE
-exec "$parts/libexec/node" ${nodeOptions.join(" ")} "$parts/lib/${name}.js" "$@"
+# The npm package brings no Node: there it is that of the program that has asked for it, else the one in PATH.
+node=\${CAISSON_NODE:-$parts/libexec/node}
+[ -x "$node" ] || node=node
+exec "$node" ${nodeOptions.join(" ")} "$parts/lib/${name}.js" "$@"
 `;
 }
 
 const libDirectory = join(buildDirectory, "lib");
+const distDirectory = join(buildDirectory, "dist");
 const chunkDirectory = join(libDirectory, "chunks");
 /** Chunks of earlier builds are kept this long for the programs that still run with them. */
 const oldChunkMs = 30 * 60 * 1000;
@@ -77,16 +84,12 @@ async function removeOldChunks(outputs: readonly OutputFile[]): Promise<void> {
 
 await mkdir(join(buildDirectory, "bin"), { recursive: true });
 await mkdir(chunkDirectory, { recursive: true });
-const { outputFiles } = await build({
-  entryPoints: Object.fromEntries(executables.map(({ name, entry }) => [name, join(root, entry)])),
-  outdir: libDirectory,
+await mkdir(distDirectory, { recursive: true });
+const common = {
   write: false,
   bundle: true,
-  splitting: true,
-  chunkNames: "chunks/[name]-[hash]",
   platform: "node",
   format: "esm",
-  target: "node24",
   sourcemap: "linked",
   minifySyntax: true,
   legalComments: "none",
@@ -95,7 +98,25 @@ const { outputFiles } = await build({
     js: 'import { createRequire as __createRequire } from "node:module"; const require = __createRequire(import.meta.url);',
   },
   logLevel: "warning",
-});
+} satisfies BuildOptions;
+const [{ outputFiles }, library] = await Promise.all([
+  build({
+    ...common,
+    entryPoints: Object.fromEntries(executables.map(({ name, entry }) => [name, join(root, entry)])),
+    outdir: libDirectory,
+    splitting: true,
+    chunkNames: "chunks/[name]-[hash]",
+    target: "node24",
+  }),
+  build({
+    ...common,
+    entryPoints: [join(root, "src/index.ts")],
+    outdir: distDirectory,
+    // The oldest that `engines` of package.json names.
+    target: "node22.12",
+  }),
+]);
+await writeOutputs(library.outputFiles);
 await writeOutputs(outputFiles);
 await removeOldChunks(outputFiles);
 for (const executable of executables) {

@@ -99,3 +99,33 @@ export interface RunResult extends ProcessExit {
   readonly stdout: string;
   readonly stderr: string;
 }
+
+export interface WriteFileOptions extends CopyInOptions {
+  /** Permissions of a file that is made; default: 0o644. */
+  readonly mode?: number;
+}
+
+export interface ReadFileOptions {
+  /** Larger files are refused. Default: 64 MiB. */
+  readonly maxBytes?: number;
+  readonly signal?: AbortSignal;
+}
+
+export interface CopyInOptions {
+  /** `USER[:GROUP]` that owns what is made; default: the sandbox's. */
+  readonly user?: string;
+  readonly signal?: AbortSignal;
+}
+
+export interface CopyOutOptions {
+  /** Bytes of all files together; what the sandbox holds is not to fill this machine. Default: 1 GiB. */
+  readonly maxBytes?: number;
+  /** Files, directories and links together. Default: 100 000. */
+  readonly maxEntries?: number;
+  /**
+   * Symbolic links that lead out of the copied directory, or could: a program that follows one would read or write another
+   * file of this machine. `"refuse"` (the default) fails, `"skip"` leaves them out.
+   */
+  readonly unsafeLinks?: "refuse" | "skip";
+  readonly signal?: AbortSignal;
+}

@@ -4,22 +4,19 @@ import type { ContainerStats } from "../sandbox/model.ts";
 import { checkCommand } from "./check.ts";
 import { runCommand, spawnCommand } from "./command.ts";
 import type { SandboxEvent } from "./events.ts";
-import {
-  type CopyInOptions,
-  type CopyOutOptions,
-  copyIn,
-  copyInTar,
-  copyOut,
-  copyOutTar,
-  type FileHost,
-  type ReadFileOptions,
-  readFile,
-  type WriteFileOptions,
-  writeFile,
-} from "./files.ts";
+import { copyIn, copyInTar, copyOut, copyOutTar, type FileHost, readFile, writeFile } from "./files.ts";
 import { keepAlive } from "./keep-alive.ts";
 import { trackOpen } from "./open-sandboxes.ts";
-import type { RunOptions, RunResult, SandboxOptions, SpawnOptions } from "./options.ts";
+import type {
+  CopyInOptions,
+  CopyOutOptions,
+  ReadFileOptions,
+  RunOptions,
+  RunResult,
+  SandboxOptions,
+  SpawnOptions,
+  WriteFileOptions,
+} from "./options.ts";
 import type { SandboxProcess } from "./process.ts";
 import { type SandboxParts, startSandbox } from "./start.ts";
 
