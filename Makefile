@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$(printf '\t') read -r name text; do printf '  make %-9s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$(printf '\t') read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
 
 run: build ## set everything up, then run a container in a microVM
 	@scripts/run
@@ -23,6 +23,12 @@ test-all: build ## checks and all tests
 
 fuzz: build ## feed all readers of foreign bytes what nobody would send: CAISSON_FUZZ_MINUTES each
 	@scripts/fuzz long
+
+test-podman: build ## all tests with Podman on caisson-oci
+	@scripts/test-podman
+
+test-docker: build ## all tests with Docker, 20.10 on caisson-oci and a newer one on the shim
+	@scripts/test-docker
 
 test-library: build ## all tests of the npm library
 	@scripts/test-library
@@ -69,4 +75,4 @@ install: build ## install below $(DESTDIR)$(PREFIX)
 clean: ## remove build/; the cache stays
 	@scripts/clean
 
-.PHONY: help run build test test-all fuzz test-library test-faults lab lab-shell test-lab check fix gen bench agent native guest kernel install clean
+.PHONY: help run build test test-all fuzz test-podman test-docker test-library test-faults lab lab-shell test-lab check fix gen bench agent native guest kernel install clean

@@ -32,9 +32,11 @@ export default defineConfig({
       suite("library", { order: 4, parallel: false, timeoutMs: 5 * minutes }),
       suite("e2e", { order: 5, parallel: false, timeoutMs: 5 * minutes }),
       suite("cri", { order: 6, parallel: false, timeoutMs: 5 * minutes }),
-      suite("faults", { order: 7, parallel: false, timeoutMs: 5 * minutes }),
+      suite("podman", { order: 7, parallel: false, timeoutMs: 5 * minutes }),
+      suite("docker", { order: 8, parallel: false, timeoutMs: 5 * minutes }),
+      suite("faults", { order: 9, parallel: false, timeoutMs: 5 * minutes }),
       // Emulated, and on a machine that may be busy.
-      suite("lab", { order: 8, parallel: false, timeoutMs: 30 * minutes }),
+      suite("lab", { order: 10, parallel: false, timeoutMs: 30 * minutes }),
     ],
     // Prints every test with its time when it ends (and a skip's reason), then the standard closing lines.
     reporters: ["verbose"],

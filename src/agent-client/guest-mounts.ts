@@ -75,7 +75,7 @@ export function isSharedMemory({ destination }: SpecMount): boolean {
   return /^\/+dev\/+shm\/*$/.test(destination);
 }
 
-function isBind(mount: SpecMount): boolean {
+export function isBind(mount: SpecMount): boolean {
   const options = mount.options ?? [];
   return mount.type === "bind" || options.includes("bind") || options.includes("rbind");
 }

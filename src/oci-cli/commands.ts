@@ -19,6 +19,8 @@ export interface Command {
   readonly flags: readonly Flag[];
   /** Fewest and most arguments. */
   readonly counts: readonly [number, number];
+  /** Its container must be there before anything else is looked at. */
+  readonly needsContainer?: boolean;
   /** What follows the container's id is not for us. */
   readonly takesCommand?: boolean;
   /** What stands before the message of a failure. */
@@ -38,7 +40,7 @@ const values = flag("list");
 
 const consoleSocket = value("console-socket", "unix socket that gets the master of the pseudo terminal");
 const pidFile = value("pid-file", "file to write the pid to of the process that stands for the container's");
-const preserveFds = value(
+const preserveFds = flag("number")(
   "preserve-fds",
   "number of further open files for the process (only 0 is supported)",
 );
@@ -82,6 +84,7 @@ export const commands: readonly Command[] = [
     text: "execute the process of a created container",
     flags: [],
     counts: [1, 1],
+    needsContainer: true,
     run: (host, _flags, [id = ""]) => start(host, id),
   },
   {
@@ -90,6 +93,7 @@ export const commands: readonly Command[] = [
     text: "output the state of a container",
     flags: [],
     counts: [1, 1],
+    needsContainer: true,
     run: (host, _flags, [id = ""]) => state(host, id),
   },
   {
@@ -98,6 +102,7 @@ export const commands: readonly Command[] = [
     text: "send a signal to a container's process (default: SIGTERM)",
     flags: [toggle("all,a", "send it to all processes of the container")],
     counts: [1, 2],
+    needsContainer: true,
     run: (host, flags, [id = "", signal = "SIGTERM"]) =>
       kill(host, id, killSignal(signal), flags.isOn("all")),
   },
@@ -132,6 +137,7 @@ export const commands: readonly Command[] = [
       toggle("ignore-paused", "not supported"),
     ],
     counts: [1, Number.POSITIVE_INFINITY],
+    needsContainer: true,
     takesCommand: true,
     failurePrefix: "exec failed: ",
     failureCode: 255,
@@ -143,6 +149,7 @@ export const commands: readonly Command[] = [
     text: "show the host's processes that stand for those of a container",
     flags: [value("format,f", "table or json")],
     counts: [1, Number.POSITIVE_INFINITY],
+    needsContainer: true,
     takesCommand: true,
     run: (host, flags, [id = "", ...psArgs]) =>
       ps(host, id, oneOf(flags.text("format") ?? "table", ["table", "json"]), psArgs),
@@ -162,6 +169,7 @@ export const commands: readonly Command[] = [
     text: "suspend all processes of a container",
     flags: [],
     counts: [1, 1],
+    needsContainer: true,
     run: (host, _flags, [id = ""]) => pause(host, id),
   },
   {
@@ -170,6 +178,7 @@ export const commands: readonly Command[] = [
     text: "resume all processes of a paused container",
     flags: [],
     counts: [1, 1],
+    needsContainer: true,
     run: (host, _flags, [id = ""]) => resume(host, id),
   },
   {
@@ -182,6 +191,7 @@ export const commands: readonly Command[] = [
       ...refusedResources.map((name) => value(name, "not supported")),
     ],
     counts: [1, 1],
+    needsContainer: true,
     run: async (host, flags, [id = ""]) => update(host, id, await resourcesOf(flags)),
   },
   {
@@ -193,6 +203,7 @@ export const commands: readonly Command[] = [
       value("interval", "between statistics (default: 5s)"),
     ],
     counts: [1, 1],
+    needsContainer: true,
     run: (host, flags, [id = ""]) =>
       events(host, id, {
         once: flags.isOn("stats"),
@@ -239,7 +250,7 @@ function createOptions(flags: FlagValues, id: string) {
     bundle: flags.text("bundle"),
     consoleSocket: flags.text("console-socket"),
     pidFile: flags.text("pid-file"),
-    preserveFds: wholeNumber("preserve-fds", flags.text("preserve-fds") ?? "0"),
+    preserveFds: flags.number("preserve-fds"),
   };
 }
 
@@ -266,7 +277,7 @@ function execOptions(flags: FlagValues, [id = "", ...args]: readonly string[]): 
     detached: flags.isOn("detach"),
     consoleSocket: flags.text("console-socket"),
     pidFile: flags.text("pid-file"),
-    preserveFds: wholeNumber("preserve-fds", flags.text("preserve-fds") ?? "0"),
+    preserveFds: flags.number("preserve-fds"),
   };
 }
 
@@ -275,10 +286,8 @@ function killSignal(text: string): number {
   if (text === "0") return 0;
   try {
     return signalNumber(text);
-  } catch (cause) {
-    throw new RuntimeError("invalid_argument", `unknown signal ${JSON.stringify(text.slice(0, 40))}`, {
-      cause,
-    });
+  } catch {
+    throw new RuntimeError("invalid_argument", `unknown signal ${JSON.stringify(text.slice(0, 40))}`);
   }
 }
 

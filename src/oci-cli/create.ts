@@ -7,15 +7,18 @@ import { identify } from "../base/processes.ts";
 import { abortable } from "../base/scope.ts";
 import { formatConfig } from "../client/settings.ts";
 import { deleteShim, startShim } from "../client/shim-program.ts";
+import { sandboxPaths } from "../sandbox/paths.ts";
 import { SignalRelay } from "../client/signal-relay.ts";
 import { TaskClient } from "../client/task-client.ts";
 import { type Bundle, openBundle } from "./bundle.ts";
 import { endContainer } from "./delete.ts";
 import { type Host, requireRoot, shimOf } from "./host.ts";
 import { processFailure } from "./process-failure.ts";
+import { noteSandbox, sandboxContainerOf } from "./pod.ts";
 import type { ProcessProxy, TerminalKind } from "./proxy.ts";
 import { openProxy, type ProxyRequest, spawnProxy } from "./proxy-process.ts";
 import type { ContainerPaths, ContainerRecord } from "./store.ts";
+import { spawnStandIn, viewOf } from "./stand-in.ts";
 import { terminalKind } from "./terminal-kind.ts";
 
 export interface CreateOptions {
@@ -56,7 +59,8 @@ export async function run(host: Host, options: RunOptions): Promise<number> {
   }
   const client = await connect(host, prepared, relay.aborted);
   cleanup.defer("the connection to the daemon", () => client.connected[Symbol.asyncDispose]());
-  const proxy = await createHere(client, prepared, relay);
+  const request = requestOf(host, prepared, client.address);
+  const proxy = await createHere(client.connected, request, prepared, relay);
   cleanup.defer("the stdio", () => proxy[Symbol.dispose]());
   const own = identify(process.pid) ?? { pid: process.pid, startTicks: "" };
   await note(host, options, prepared, { address: client.address, proxy: own });
@@ -96,10 +100,13 @@ async function prepare(
     consoleSocket: options.consoleSocket,
     detached: isDetached,
   });
+  const sandboxContainerId = await sandboxContainerOf(host, bundle.spec);
   const paths = await host.containers.claim(id);
   cleanup.defer(`container "${id}"`, () => host.containers.remove(id));
   await writeFileAtomic(paths.config, formatConfig(host.config));
   for (const directory of [paths.shim, paths.execs]) await mkdir(directory, { mode: 0o700 });
+  if (sandboxContainerId !== undefined)
+    await noteSandbox(paths.shim, host.containers.sandboxName(sandboxContainerId).sandboxId);
   cleanup.defer("the daemon", () => deleteShim(shimOf(host, id)));
   const { sandboxId } = host.containers.sandboxName(id);
   return { id, sandboxId, bundle, paths, terminal, command: wanted?.args?.[0] ?? "" };
@@ -130,12 +137,13 @@ async function createDetached(
 ): Promise<string> {
   const { id, terminal } = prepared;
   // Node takes its time to start: both at once.
-  await using proxy = spawnProxy(host, id, terminal);
+  using standIn = spawnStandIn(host, prepared.bundle.spec.process?.args ?? []);
+  await using proxy = spawnProxy(host, id, terminal, standIn.socket);
   const address = await startShim(shimOf(host, id), { signal });
-  await abortable(proxy.open(requestOf(prepared, address)), signal).catch((error: unknown) => {
+  await abortable(proxy.open(requestOf(host, prepared, address)), signal).catch((error: unknown) => {
     throw processFailure(error, prepared.command);
   });
-  await note(host, options, prepared, { address, proxy: proxy.identity });
+  await note(host, options, prepared, { address, proxy: standIn.identity });
   await proxy.release();
   return address;
 }
@@ -150,11 +158,12 @@ async function connect(
 }
 
 async function createHere(
-  { address, connected }: { readonly address: string; readonly connected: TaskClient },
+  client: TaskClient,
+  request: ProxyRequest,
   prepared: Prepared,
   relay: SignalRelay,
 ): Promise<ProcessProxy> {
-  const opened = openProxy(connected, requestOf(prepared, address));
+  const opened = openProxy(client, request);
   const proxy = await abortable(opened, relay.aborted).catch((error: unknown) => {
     throw processFailure(error, prepared.command);
   });
@@ -162,8 +171,12 @@ async function createHere(
   return proxy;
 }
 
-function requestOf({ sandboxId, terminal, paths, bundle }: Prepared, address: string): ProxyRequest {
-  const process = { tag: "init", bundle: bundle.path } as const;
+function requestOf(host: Host, prepared: Prepared, address: string): ProxyRequest {
+  const { id, sandboxId, terminal, paths, bundle } = prepared;
+  const { namespace } = host.containers.sandboxName(id);
+  const named = bundle.spec.linux?.namespaces?.find(({ type }) => type === "network")?.path;
+  const netnsPath = named || sandboxPaths(host.config.stateDirectory, namespace, sandboxId).netns;
+  const process = { tag: "init", bundle: bundle.path, view: viewOf(bundle, netnsPath) } as const;
   return { address, sandboxId, terminal, ioDirectory: paths.io, process };
 }
 

@@ -1,16 +1,17 @@
 /** The documents that do not depend on a container: `spec` and `features`. */
 import { existsSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
-import { join, resolve } from "node:path";
+import { join } from "node:path";
 import { RuntimeError } from "../base/errors.ts";
 import { defaultMounts, defaultPath, maskedPaths, readonlyPaths } from "../oci/spec-defaults.ts";
 import { version } from "../shim/version.ts";
+import { bundleDirectory } from "./bundle.ts";
 
 const capabilities = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"];
 
 /** `spec`: a configuration to start from, the same as runc's. @throws already_exists */
 export async function spec(bundle: string | undefined): Promise<number> {
-  const path = join(resolve(bundle ?? "."), "config.json");
+  const path = join(await bundleDirectory(bundle), "config.json");
   if (existsSync(path)) throw new RuntimeError("already_exists", "File config.json exists. Remove it first");
   await writeFile(path, `${JSON.stringify(exampleSpec(), undefined, "\t")}\n`, { mode: 0o666, flag: "wx" });
   return 0;

@@ -63,7 +63,7 @@ interface Stats {
 }
 
 /** Undefined: the daemon has ended meanwhile. */
-async function readStats(client: TaskClient): Promise<Stats | undefined> {
+export async function readStats(client: TaskClient): Promise<Stats | undefined> {
   try {
     const { type, value } = await client.stats();
     return type.includes(".v1.") ? fromV1(v1.Metrics.decode(value)) : fromV2(v2.Metrics.decode(value));

@@ -6,10 +6,17 @@ import { RuntimeError } from "../base/errors.ts";
 
 export interface Flag {
   readonly names: readonly string[];
-  /** A switch takes no value; a list adds its values up. */
-  readonly kind: "switch" | "text" | "list";
+  /** A switch takes no value; a list adds its values up; a number is whole and not negative. */
+  readonly kind: "switch" | "text" | "list" | "number";
   /** For the help. */
   readonly text: string;
+}
+
+/** The command line itself is wrong: nothing was done, and the help is shown with it. */
+export class UsageError extends RuntimeError {
+  constructor(fact: string) {
+    super("invalid_argument", fact);
+  }
 }
 
 export interface ParsedFlags {
@@ -35,6 +42,11 @@ export class FlagValues {
     return this.#values.get(name)?.at(-1) || undefined;
   }
 
+  /** 0 when it was not given. */
+  number(name: string): number {
+    return Number(this.text(name) ?? 0);
+  }
+
   list(name: string): readonly string[] {
     return this.#values.get(name) ?? [];
   }
@@ -53,7 +65,7 @@ export interface ParseOptions {
 const trueTexts: ReadonlySet<string> = new Set(["1", "t", "T", "true", "TRUE", "True"]);
 const falseTexts: ReadonlySet<string> = new Set(["0", "f", "F", "false", "FALSE", "False"]);
 
-/** @throws invalid_argument  an unknown flag, a missing or bad value */
+/** @throws UsageError  an unknown flag, a missing or bad value */
 export function parseFlags(
   args: readonly string[],
   flags: readonly Flag[],
@@ -72,9 +84,11 @@ export function parseFlags(
       continue;
     }
     const flag = flags.find(({ names }) => names.includes(name));
-    if (flag === undefined) throw refuse(`flag provided but not defined: -${name}`);
+    if (flag === undefined) throw new UsageError(`flag provided but not defined: -${name}`);
     const value = flag.kind === "switch" ? switchValue(name, inline) : (inline ?? args[++index]);
-    if (value === undefined) throw refuse(`flag needs an argument: -${name}`);
+    if (value === undefined) throw new UsageError(`flag needs an argument: -${name}`);
+    if (flag.kind === "number" && !/^\d{1,9}$/.test(value))
+      throw new UsageError(`invalid value ${quoted(value)} for flag -${name}: parse error`);
     const key = flag.names[0] ?? name;
     values.set(key, [...(values.get(key) ?? []), value]);
   }
@@ -84,9 +98,9 @@ export function parseFlags(
 function switchValue(name: string, inline: string | undefined): string {
   if (inline === undefined || trueTexts.has(inline)) return "true";
   if (falseTexts.has(inline)) return "false";
-  throw refuse(`invalid boolean value ${JSON.stringify(inline)} for -${name}`);
+  throw new UsageError(`invalid boolean value ${quoted(inline)} for -${name}: parse error`);
 }
 
-function refuse(fact: string): RuntimeError {
-  return new RuntimeError("invalid_argument", fact);
+function quoted(value: string): string {
+  return JSON.stringify(value.slice(0, 40));
 }

@@ -9,6 +9,8 @@ export interface Host {
   readonly config: Config;
   readonly containers: ContainerStore;
   readonly shimPath: string;
+  /** What stands on the host for a container's first process. */
+  readonly standInPath: string;
   /** How to run this program again. */
   readonly ownArgv: readonly string[];
   readonly reporting: Reporting;

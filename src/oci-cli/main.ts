@@ -15,6 +15,7 @@ function openHost({ root, reporting }: GlobalOptions): Host {
     config: loadConfig({ environment: process.env, executableDirectory }),
     containers: new ContainerStore(root),
     shimPath: join(executableDirectory, "containerd-shim-caisson-v2"),
+    standInPath: join(executableDirectory, "../libexec/caisson-stand-in"),
     ownArgv: [process.execPath, ...process.execArgv, process.argv[1] ?? ""],
     reporting,
     environment: process.env,

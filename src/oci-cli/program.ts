@@ -2,7 +2,7 @@ import { RuntimeError } from "../base/errors.ts";
 import { Interruption } from "../client/signal-relay.ts";
 import { version } from "../shim/version.ts";
 import { type Command, commands } from "./commands.ts";
-import { type Flag, type FlagValues, parseFlags } from "./flags.ts";
+import { type Flag, type FlagValues, parseFlags, UsageError } from "./flags.ts";
 import type { Host } from "./host.ts";
 import { type Reporting, report } from "./report.ts";
 
@@ -52,8 +52,14 @@ export async function runProgram(
     if (values.text("rootless") === "true")
       throw new RuntimeError("unimplemented", "--rootless is not supported: caisson-oci needs root");
     const host = openHost({ root: values.text("root"), reporting });
+    if (command.needsContainer === true) await host.containers.load(parsed.rest[0] ?? "");
     return await command.run(host, parsed.values, parsed.rest);
   } catch (error) {
+    if (error instanceof UsageError) {
+      print(`Incorrect Usage: ${error.message}\n\n${command === undefined ? overview() : helpOf(command)}`);
+      report(error, reporting);
+      return 1;
+    }
     report(error, reporting, command?.failurePrefix);
     return error instanceof Interruption ? 128 + error.signal : (command?.failureCode ?? 1);
   }
@@ -68,7 +74,7 @@ function unknownCommand(name: string, reporting: Reporting): number {
 function reportingOf(values: FlagValues): Reporting {
   const format = values.text("log-format") ?? "text";
   if (format === "text" || format === "json") return { path: values.text("log"), format };
-  throw new RuntimeError("invalid_argument", "invalid log-format: expected text or json");
+  throw new RuntimeError("invalid_argument", `invalid log-format: ${format.slice(0, 40)}`);
 }
 
 function checkCount({ name, counts: [fewest, most] }: Command, count: number): void {
@@ -79,7 +85,7 @@ function checkCount({ name, counts: [fewest, most] }: Command, count: number): v
       : count < fewest
         ? `a minimum of ${fewest}`
         : `a maximum of ${most}`;
-  throw new RuntimeError("invalid_argument", `caisson-oci: "${name}" requires ${wanted} argument(s)`);
+  throw new UsageError(`caisson-oci: "${name}" requires ${wanted} argument(s)`);
 }
 
 function print(text: string): number {

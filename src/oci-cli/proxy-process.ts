@@ -17,6 +17,8 @@ import { SignalRelay } from "../client/signal-relay.ts";
 import { TaskClient } from "../client/task-client.ts";
 import { Handshake } from "../shim/handshake.ts";
 import type { Host } from "./host.ts";
+import { noteOomKill } from "./oom-file.ts";
+import { StandIn, type View } from "./stand-in.ts";
 import { endLike, ProcessProxy, type TerminalKind } from "./proxy.ts";
 
 export const proxyCommand = "proxy";
@@ -28,7 +30,12 @@ export interface ProxyRequest {
   readonly terminal: TerminalKind;
   readonly ioDirectory: string;
   readonly process:
-    | { readonly tag: "init"; readonly bundle: string }
+    | {
+        readonly tag: "init";
+        readonly bundle: string;
+        /** What the stand-in shows of the container once it is created. */
+        readonly view: View;
+      }
     /** `spec`: an OCI `Process`. It is started, too. */
     | { readonly tag: "exec"; readonly execId: string; readonly spec: object };
 }
@@ -38,6 +45,7 @@ type ProxyReply =
   | { readonly tag: "failed"; readonly code: Code; readonly message: string };
 
 const handshakeFd = 3;
+const standInFd = 4;
 
 /** A proxy that has not been told anything yet. Disposed before `release`, it ends. */
 export interface SpawnedProxy extends AsyncDisposable {
@@ -48,14 +56,22 @@ export interface SpawnedProxy extends AsyncDisposable {
   release(): Promise<void>;
 }
 
-/** In a session of its own, as the first process of a container has one; with our stdio unless it has a terminal. */
-export function spawnProxy(host: Host, containerId: string, terminal: TerminalKind): SpawnedProxy {
+/**
+ * In a session of its own, as the first process of a container has one; with our stdio unless it has a terminal. That of a
+ * container's first process inherits the socket of its stand-in.
+ */
+export function spawnProxy(
+  host: Host,
+  containerId: string,
+  terminal: TerminalKind,
+  standIn?: Socket,
+): SpawnedProxy {
   const [file = "", ...args] = host.ownArgv;
   const stdio = terminal.tag === "none" ? "inherit" : "ignore";
   const child = spawn(file, [...args, proxyCommand, containerId], {
     cwd: "/",
     env: minimalEnvironment,
-    stdio: [stdio, stdio, stdio, "pipe"],
+    stdio: [stdio, stdio, stdio, "pipe", ...(standIn === undefined ? [] : [standIn])],
     detached: true,
   });
   child.on("error", () => {
@@ -86,7 +102,7 @@ export function spawnProxy(host: Host, containerId: string, terminal: TerminalKi
   };
 }
 
-/** The proxy's own main program. Returns only when it has come to nothing. */
+/** The proxy's own main program. An exec's returns only when it has come to nothing: it ends as its process did. */
 export async function runProxy(): Promise<number> {
   using relay = new SignalRelay();
   const handshake = new Handshake(new Socket({ fd: handshakeFd }));
@@ -94,9 +110,11 @@ export async function runProxy(): Promise<number> {
   if (request === undefined) return 1;
   let proxy: ProcessProxy;
   let client: TaskClient;
+  let standIn: StandIn | undefined;
   try {
     client = await TaskClient.connect(request.address, request.sandboxId);
     proxy = await openProxy(client, request);
+    if (request.process.tag === "init") standIn = await standInFor(proxy, request.process.view);
     proxy.attach(relay);
   } catch (error) {
     handshake.send({ tag: "failed", code: codeOf(error), message: describe(error) } satisfies ProxyReply);
@@ -109,12 +127,23 @@ export async function runProxy(): Promise<number> {
   await handshake.end();
   const exitCode = await proxy.ended();
   try {
+    if (request.process.tag === "init") await noteOomKill(client, request.process.bundle, exitCode);
     proxy[Symbol.dispose]();
     if (request.process.tag === "exec") await forgetExec(client, request.ioDirectory, request.process.execId);
   } catch {
     // Somebody removes the container at the same time.
   }
-  endLike(exitCode);
+  if (standIn === undefined) endLike(exitCode);
+  await standIn.end(exitCode);
+  return 0;
+}
+
+/** Whoever kills the stand-in kills the process: our end closes the connection to the daemon. */
+async function standInFor(proxy: ProcessProxy, view: View): Promise<StandIn> {
+  const standIn = new StandIn(standInFd, () => process.exit(1));
+  await standIn.enter(view);
+  standIn.forwardTo((signal) => void proxy.signal(signal));
+  return standIn;
 }
 
 /** Stands for the process in this process. */

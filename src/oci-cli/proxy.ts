@@ -58,7 +58,7 @@ export class ProcessProxy implements Disposable {
     );
     void io.stdoutBroken.then(async () => {
       this.#isBroken = true;
-      await this.#kill(SIGKILL);
+      await this.signal(SIGKILL);
     });
   }
 
@@ -93,6 +93,12 @@ export class ProcessProxy implements Disposable {
     void this.#io.copyInput(() => client.closeStdin(execId), this.#console?.input);
   }
 
+  /** Gives a signal to the process; one that has ended needs none. */
+  async signal(signal: number): Promise<void> {
+    const { client, execId } = this.#options;
+    await client.kill(execId, signal).catch(ignoreCode("not_found", "unavailable", "failed_precondition"));
+  }
+
   /** Resolves with the exit code (128 + n for signal n) when the process has ended and its output is out. */
   async ended(): Promise<number> {
     const exitCode = await this.#exitCode;
@@ -108,16 +114,10 @@ export class ProcessProxy implements Disposable {
 
   async #passOn(signal: number): Promise<void> {
     if (this.#console !== undefined && signal === SIGWINCH) return this.#resize();
-    await this.#kill(signal);
+    await this.signal(signal);
     if (this.#console === undefined || signal !== SIGHUP) return;
     await sleep(hangUpGraceMs, undefined, { ref: false });
-    await this.#kill(SIGKILL);
-  }
-
-  /** One that has ended needs no signal. */
-  async #kill(signal: number): Promise<void> {
-    const { client, execId } = this.#options;
-    await client.kill(execId, signal).catch(ignoreCode("not_found", "unavailable", "failed_precondition"));
+    await this.signal(SIGKILL);
   }
 
   #resize(): void {

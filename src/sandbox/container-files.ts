@@ -5,7 +5,7 @@ import type { BindSource } from "../agent-client/guest-mounts.ts";
 import { RuntimeError } from "../base/errors.ts";
 import { systemErrorCode } from "../base/files.ts";
 import type { Spec } from "../oci/spec.ts";
-import { mount, unmountAllBelow } from "../storage/mount.ts";
+import { isOverlay, mount, unmountAllBelow } from "../storage/mount.ts";
 import type { SharedDir } from "../storage/shared-dir.ts";
 import type { Journal } from "./journal.ts";
 import type { CreateContainerRequest } from "./model.ts";
@@ -35,7 +35,7 @@ export async function addContainerFiles(
   await checkNotEmpty(root, containerId);
   // In a layer of the container's own the guest's runtime makes the mount points that are missing (pause images have none),
   // and then makes it read-only.
-  const hasOwnLayer = request.rootfs.length > 0;
+  const hasOwnLayer = request.rootfs.length > 0 || isOverlay(root);
   await shared.addRootfs(containerId, root, !hasOwnLayer && (spec.root.readonly ?? false));
   for (const { index, source, ...options } of binds) {
     await shared.addMount(containerId, index, resolve(bundle, source), options);

@@ -35,6 +35,12 @@ export function parseMountInfo(text: string): MountEntry[] {
     });
 }
 
+/** Whether the file system at `path` is a writable overlay that is mounted there: a layer of one container's own. */
+export function isOverlay(path: string): boolean {
+  const resolved = realpathSync(path);
+  return listMounts().findLast(({ mountPoint }) => mountPoint === resolved)?.fileSystem === "overlay";
+}
+
 function unescapePath(path: string): string {
   return path.replace(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)));
 }

@@ -3,7 +3,7 @@ import { RuntimeError } from "../../../src/base/errors.ts";
 import { exampleSpec, featuresDocument } from "../../../src/oci-cli/documents.ts";
 import { parseDuration } from "../../../src/oci-cli/events.ts";
 import { changed, type ProcessChanges } from "../../../src/oci-cli/exec.ts";
-import { type Flag, parseFlags } from "../../../src/oci-cli/flags.ts";
+import { type Flag, parseFlags, UsageError } from "../../../src/oci-cli/flags.ts";
 import { processFailure } from "../../../src/oci-cli/process-failure.ts";
 import { resourcesOf } from "../../../src/oci-cli/resources.ts";
 import { ContainerStore } from "../../../src/oci-cli/store.ts";
@@ -13,6 +13,7 @@ const flags: readonly Flag[] = [
   { names: ["force", "f"], kind: "switch", text: "" },
   { names: ["bundle", "b"], kind: "text", text: "" },
   { names: ["env", "e"], kind: "list", text: "" },
+  { names: ["count"], kind: "number", text: "" },
 ];
 
 describe("parseFlags()", () => {
@@ -40,9 +41,10 @@ describe("parseFlags()", () => {
   test.for([
     { args: ["--nope"], text: "flag provided but not defined: -nope" },
     { args: ["--bundle"], text: "flag needs an argument: -bundle" },
-    { args: ["--force=maybe"], text: 'invalid boolean value "maybe" for -force' },
+    { args: ["--force=maybe"], text: 'invalid boolean value "maybe" for -force: parse error' },
+    { args: ["--count", "abc"], text: 'invalid value "abc" for flag -count: parse error' },
   ])("$text", ({ args, text }) => {
-    expect(() => parseFlags(args, flags, { stopsAtArgument: false })).toThrow(text);
+    expect(() => parseFlags(args, flags, { stopsAtArgument: false })).toThrow(new UsageError(text));
   });
 
   test("--switch=false is off", () => {

@@ -1,0 +1,165 @@
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { afterAll, beforeAll, expect, test, vi } from "vitest";
+import { testAll } from "../support/cli-level.ts";
+import { startOnPty } from "../support/cli-pty.ts";
+import { checkLeaksAroundEachTest } from "../support/leaks.ts";
+import { busybox, createPodman, type Podman } from "../support/podman.ts";
+
+const waitFor = { timeout: 60_000, interval: 100 };
+
+let podman: Podman;
+beforeAll(async () => {
+  podman = await createPodman();
+});
+afterAll(() => podman?.[Symbol.asyncDispose]());
+checkLeaksAroundEachTest(() => podman.leakScope(), { cleanUp: () => podman.removeAll() });
+
+const state = async (name: string) =>
+  JSON.parse(await podman.ok(["inspect", name, "--format", "{{json .State}}"])) as {
+    readonly Status: string;
+    readonly ExitCode: number;
+    readonly Pid: number;
+    readonly OOMKilled: boolean;
+  };
+const shows = (name: string, text: string) =>
+  vi.waitFor(async () => expect(await podman.ok(["logs", name])).toContain(text), waitFor);
+
+test("run: stdin, stdout, stderr and the exit code; 127 and 126 for programs that cannot be run", async () => {
+  const script = "read line; echo out $line; echo err >&2; exit 7";
+
+  const result = await podman.podman(["run", "--rm", "-i", busybox, "sh", "-c", script], {
+    input: "hello\n",
+  });
+
+  expect(result).toMatchObject({ exitCode: 7, stdout: "out hello\n", stderr: "err\n" });
+  expect(await podman.podman(["run", "--rm", busybox, "/no/such/command"])).toMatchObject({
+    exitCode: 127,
+    stderr: expect.stringContaining("executable file not found in $PATH"),
+  });
+  expect(await podman.podman(["run", "--rm", busybox, "/etc"])).toMatchObject({ exitCode: 126 });
+});
+
+test("run -d, logs, exec, top, cp, healthcheck, pause, stop, wait, start, kill, rm", async () => {
+  const script = "echo up; trap 'echo bye; exit 3' TERM; while :; do sleep 0.2; done";
+  const health = ["--health-cmd", "test -e /tmp/in", "--health-interval", "0"];
+  await podman.ok(["run", "-d", "--name", "life", ...health, busybox, "sh", "-c", script]);
+  await shows("life", "up");
+
+  const exec = ["exec", "-i", "--user", "1000", "--env", "A=b", "--workdir", "/tmp", "life"];
+  const inside = await podman.podman([...exec, "sh", "-c", 'read x; echo "$x|$A|$(pwd)|$(id -u)"; exit 5'], {
+    input: "in\n",
+  });
+  expect(inside).toMatchObject({ exitCode: 5, stdout: "in|b|/tmp|1000\n" });
+  expect(await podman.ok(["top", "life", "-o", "pid,comm"])).toMatch(/^ *1 sh$/m);
+
+  const [file, back] = [podman.dir.join("file"), podman.dir.join("back")];
+  writeFileSync(file, "copied\n");
+  expect(await podman.podman(["healthcheck", "run", "life"])).toMatchObject({ exitCode: 1 });
+  await podman.ok(["cp", file, "life:/tmp/in"]);
+  expect(await podman.ok(["exec", "life", "sh", "-c", "cat /tmp/in; echo made >/tmp/out"])).toBe("copied");
+  await podman.ok(["cp", "life:/tmp/out", back]);
+  expect(readFileSync(back, "utf8")).toBe("made\n");
+  await podman.ok(["healthcheck", "run", "life"]);
+
+  await podman.ok(["pause", "life"]);
+  expect(await state("life")).toMatchObject({ Status: "paused" });
+  await podman.ok(["unpause", "life"]);
+  await podman.ok(["stop", "--time", "60", "life"]);
+  expect(await podman.ok(["wait", "life"])).toBe("3");
+  expect(await podman.ok(["logs", "life"])).toBe("up\nbye");
+  await podman.ok(["start", "life"]);
+  expect(await state("life")).toMatchObject({ Status: "running", Pid: expect.any(Number) });
+  await podman.ok(["kill", "life"]);
+  expect(await podman.ok(["wait", "life"])).toBe("137");
+  await podman.ok(["rm", "life"]);
+  expect(await podman.ok(["ps", "--all", "--quiet"])).toBe("");
+});
+
+test("run -it: a terminal with the size of the caller's, Ctrl-C, and the exit code", async () => {
+  const argv = podman.argv("run", "--rm", "-it", "--name", "term", busybox, "sh");
+  await using pty = startOnPty(argv.map((word) => `'${word}'`).join(" "), { columns: 77, rows: 33 });
+
+  await pty.shows(/\/ # /);
+  pty.type("until [ \"$(stty size)\" = '33 77' ]; do sleep 0.1; done; echo size-$((20 + 22)); tty\r");
+  await pty.shows(/size-42/);
+  await pty.shows(/\/dev\/pts\/0/);
+  pty.type("sleep 1000 || echo inter$((1))rupted\r");
+  await vi.waitFor(async () => {
+    expect(await podman.ok(["top", "term", "-o", "args"])).toContain("sleep 1000");
+  }, waitFor);
+  pty.type("\u0003");
+  pty.type("exit 9\r");
+
+  expect(await pty.exitCode).toBe(9);
+});
+
+test("a network with a published port and names, volumes, limits, a user and a read-only root", async () => {
+  const shared = podman.dir.join("shared");
+  mkdirSync(shared);
+  writeFileSync(`${shared}/index.html`, "served\n");
+  const network = `${podman.dir.token}n`;
+  await podman.ok(["network", "create", "--subnet", "10.77.0.0/24", network]);
+  const limits = ["--memory", "100m", "--cpus", "1.5", "--pids-limit", "50"];
+  const mounts = ["--volume", `${shared}:/www:ro`, "--volume", "kept:/kept"];
+  const options = [...limits, ...mounts, "--network", network, "--publish", "18080:8080"];
+  const who = ["--user", "1000:1000", "--read-only"];
+  const script = "touch /x || echo read-only; touch /www/x || echo no; id -u; httpd -f -p 8080 -h /www";
+  await podman.ok(["run", "-d", "--name", "web", ...options, ...who, busybox, "sh", "-c", script]);
+  await shows("web", "1000");
+  expect((await podman.podman(["logs", "web"])).stdout).toBe("read-only\nno\n1000\n");
+
+  const fetch = "until wget -q -O - http://web:8080/; do sleep 0.2; done; echo kept >/kept/file";
+  const other = ["run", "--rm", "--network", network, "--volume", "kept:/kept", busybox, "sh", "-c", fetch];
+  expect(await podman.ok(other)).toBe("served");
+  const published = await podman.onHost(["wget", "-q", "-O", "-", "http://127.0.0.1:18080/"]);
+  expect(published).toMatchObject({ exitCode: 0, stdout: "served\n" });
+  expect(await podman.ok(["exec", "web", "cat", "/kept/file"])).toBe("kept");
+  const stats = await podman.ok(["stats", "--no-stream", "--format", "{{.MemUsage}}", "web"]);
+  expect(stats).toMatch(/^[\d.]+MB \/ /);
+
+  await podman.ok(["rm", "--force", "--time", "0", "web"]);
+  await podman.ok(["network", "rm", network]);
+});
+
+test("a pod's containers are in one sandbox: they share its network", async () => {
+  const infra = ["--infra-image", busybox, "--infra-command", "sleep 1000"];
+  await podman.ok(["pod", "create", "--name", "pod", "--publish", "18081:80", ...infra]);
+  const serve = "echo one >/tmp/index.html; httpd -f -p 80 -h /tmp";
+  await podman.ok(["run", "-d", "--pod", "pod", "--name", "one", busybox, "sh", "-c", serve]);
+  const fetch = "until wget -q -O - http://127.0.0.1/; do sleep 0.2; done";
+
+  expect(await podman.ok(["run", "--rm", "--pod", "pod", busybox, "sh", "-c", fetch])).toBe("one");
+  const published = await podman.onHost(["wget", "-q", "-O", "-", "http://127.0.0.1:18081/"]);
+  expect(published).toMatchObject({ stdout: "one\n" });
+  await podman.ok(["pod", "stop", "--time", "0", "pod"]);
+  expect(await state("one")).toMatchObject({ Status: "exited" });
+});
+
+testAll("a kill for want of memory is told, a restart policy is followed", async () => {
+  const hungry = ["run", "--memory", "40m", "--name", "hungry", busybox, "tail", "/dev/zero"];
+  expect(await podman.podman(hungry)).toMatchObject({ exitCode: 137 });
+  expect(await state("hungry")).toMatchObject({ OOMKilled: true, ExitCode: 137 });
+
+  const failing = ["run", "-d", "--name", "failing", "--restart", "on-failure:2", busybox];
+  await podman.ok([...failing, "sh", "-c", "echo again; exit 1"]);
+  await vi.waitFor(
+    async () => expect(await podman.ok(["logs", "failing"])).toBe("again\nagain\nagain"),
+    waitFor,
+  );
+  await vi.waitFor(async () => expect(await state("failing")).toMatchObject({ Status: "exited" }), waitFor);
+});
+
+testAll("what a VM cannot have is refused with a reason; an init and no network work", async () => {
+  for (const [flag, reason] of [
+    ["--network=host", "a VM has a network of its own"],
+    ["--pid=host", "it has no pid namespace of its own"],
+  ] as const) {
+    expect(await podman.podman(["run", "--rm", flag, busybox, "true"])).toMatchObject({
+      exitCode: 126,
+      stderr: expect.stringContaining(reason),
+    });
+  }
+  expect(await podman.ok(["run", "--rm", "--init", busybox, "ps", "-o", "pid,comm"])).toMatch(/^ *1 .*init/m);
+  const links = await podman.ok(["run", "--rm", "--network", "none", busybox, "ip", "-o", "addr"]);
+  expect(links).not.toMatch(/inet (?!127\.)/);
+});
