@@ -1,11 +1,15 @@
 //! What the host side of Caisson needs from Linux and Node cannot do: tap devices in another network namespace,
-//! mounts, FIFOs, pseudo terminals, sockets and descriptors to hand over, ends by a signal. Every function is synchronous and short.
+//! connections to its loopback, mounts, FIFOs, pseudo terminals, sockets and descriptors to hand over, ends by a signal. Every
+//! function is synchronous and short.
 
+mod bpf;
 mod end;
 mod error;
 mod fd;
 mod fifo;
+mod loopback;
 mod mount;
+mod netns;
 mod pty;
 mod readiness;
 mod tap;

@@ -5,10 +5,10 @@ use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use napi_derive::napi;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
-use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::Mode;
 
 use crate::error::{Result, failed};
+use crate::netns::run_in;
 
 const TUN_DEVICE: &str = "/dev/net/tun";
 
@@ -33,30 +33,12 @@ pub struct TapOptions {
 /// children, and belongs to the caller.
 #[napi]
 pub fn open_tap(options: TapOptions) -> Result<i32> {
-    // setns(2) changes the calling thread for good, so a thread of its own is spent on it.
-    let opener = std::thread::Builder::new()
-        .name("open-tap".into())
-        .spawn(move || open_in_netns(&options));
-    let outcome = opener.map(std::thread::JoinHandle::join);
-    match outcome {
-        Ok(Ok(result)) => result.map(IntoRawFd::into_raw_fd),
-        Ok(Err(_panic)) => Err(failed("thread that opens a tap panicked", Errno::ECANCELED)),
-        Err(error) => Err(failed(
-            "clone",
-            Errno::from_raw(error.raw_os_error().unwrap_or(libc::EAGAIN)),
-        )),
-    }
+    let TapOptions { netns_path, name } = options;
+    run_in(netns_path, "open-tap", move || open_here(&name)).map(IntoRawFd::into_raw_fd)
 }
 
-fn open_in_netns(options: &TapOptions) -> Result<OwnedFd> {
-    let TapOptions { netns_path, name } = options;
+fn open_here(name: &str) -> Result<OwnedFd> {
     let request = interface_request(name)?;
-    // Non-blocking, so that a path that is a FIFO cannot hold up the caller.
-    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
-    let netns = open(netns_path.as_str(), flags, Mode::empty())
-        .map_err(|errno| failed(format_args!("open \"{netns_path}\""), errno))?;
-    setns(&netns, CloneFlags::CLONE_NEWNET)
-        .map_err(|errno| failed(format_args!("setns \"{netns_path}\""), errno))?;
     let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
     let tap = open(TUN_DEVICE, flags, Mode::empty())
         .map_err(|errno| failed(format_args!("open \"{TUN_DEVICE}\""), errno))?;

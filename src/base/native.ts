@@ -19,6 +19,11 @@ export interface Native {
    */
   openTap(options: { readonly netnsPath: string; readonly name: string }): number;
   /**
+   * Non-blocking TCP sockets that get every connection to 127.0.0.1 and ::1 of the network namespace at `netnsPath`, whatever
+   * its port, until `link` is closed. All descriptors are close-on-exec and the caller's.
+   */
+  listenLoopback(netnsPath: string): { readonly listeners: readonly number[]; readonly link: number };
+  /**
    * Copies the mount that the file or directory `fd` (O_PATH is enough) is on, with it as the root; attached nowhere yet.
    * The descriptor is close-on-exec and the caller's; closing it before `moveMount` gives the copy up.
    */

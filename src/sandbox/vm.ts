@@ -27,11 +27,12 @@ import type { Spec } from "../oci/spec.ts";
 import { shareTag } from "../storage/shared-dir.ts";
 import { startVirtiofsd, type Virtiofsd } from "../storage/virtiofsd.ts";
 import { type BlockVolumes, findBlockVolumes } from "./block-volumes.ts";
-import { guestConnections } from "./connections.ts";
+import { type GuestConnections, guestConnections } from "./connections.ts";
 import { findGuestFiles } from "./guest-files.ts";
 import type { HostState } from "./host-state.ts";
 import type { OpenGuestStream } from "./io.ts";
 import type { SandboxObserver } from "./observer.ts";
+import { forwardLoopback } from "./port-forward.ts";
 import { sizeOf, thisHost, type VmSize } from "./sizing.ts";
 import type { Timeline } from "./timeline.ts";
 import { lateNetwork, makeVmNetwork } from "./vm-network.ts";
@@ -151,6 +152,11 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
   // QEMU has its answers by now, so there is somebody who gave them.
   const worker = virtiofsd.worker();
   if (worker !== undefined) journal.add({ kind: "process", name: "virtiofsd worker", identity: worker });
+  // The guest boots meanwhile.
+  const reachable = Promise.withResolvers<GuestConnections>();
+  const forward = { netnsPath: network.netnsPath, connections: reachable.promise, log };
+  const forwarder = forwardLoopback(forward);
+  cleanup.defer("port-forward", () => forwarder[Symbol.asyncDispose]());
   const ended = Promise.race([vm.exited.then(({ reason }) => reason), endOf(virtiofsd)]);
 
   try {
@@ -178,6 +184,7 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
     const address = { guest: vsock.guest, token: streamToken.toString("hex") };
     const connections = guestConnections(address, { timeoutMs: config.agentCallTimeoutMs, lost });
     cleanup.defer("connections to the guest", () => connections[Symbol.dispose]());
+    reachable.resolve(connections);
     const owned = cleanup.move();
     return {
       vm,
