@@ -1,5 +1,5 @@
 //! What the host side of Caisson needs from Linux and Node cannot do: tap devices in another network namespace,
-//! connections to its loopback, mounts, FIFOs, pseudo terminals, sockets and descriptors to hand over, ends by a signal. Every
+//! connections to its loopback, mounts, FIFOs, pseudo terminals, AF_VSOCK, sockets and descriptors to hand over, ends by a signal. Every
 //! function is synchronous and short.
 
 mod bpf;
@@ -7,6 +7,7 @@ mod end;
 mod error;
 mod fd;
 mod fifo;
+mod landlock;
 mod loopback;
 mod mount;
 mod netns;

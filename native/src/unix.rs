@@ -1,7 +1,7 @@
 //! Unix sockets.
 
 use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd as _, IntoRawFd as _};
+use std::os::fd::{AsRawFd as _, IntoRawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use napi_derive::napi;
@@ -37,7 +37,21 @@ pub fn listen_unix(path: String) -> Result<i32> {
     reason = "JavaScript strings arrive owned"
 )]
 pub fn send_fd(path: String, fd: i32, data: String) -> Result<()> {
-    let stream = UnixStream::connect(&path).map_err(|error| {
+    connect_with_fd(&path, fd, &data).map(drop)
+}
+
+/// The same, and returns the connection, which is the caller's: for a peer that answers.
+#[napi]
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "JavaScript strings arrive owned"
+)]
+pub fn open_with_fd(path: String, fd: i32, data: String) -> Result<i32> {
+    connect_with_fd(&path, fd, &data).map(IntoRawFd::into_raw_fd)
+}
+
+fn connect_with_fd(path: &str, fd: i32, data: &str) -> Result<UnixStream> {
+    let stream = UnixStream::connect(path).map_err(|error| {
         let errno = error.raw_os_error().map_or(Errno::EINVAL, Errno::from_raw);
         failed(format_args!("connect to \"{path}\""), errno)
     })?;
@@ -52,7 +66,7 @@ pub fn send_fd(path: String, fd: i32, data: String) -> Result<()> {
         None,
     )
     .map_err(|errno| failed(format_args!("send a descriptor to \"{path}\""), errno))?;
-    Ok(())
+    Ok(stream)
 }
 
 /// A descriptor that came over a unix socket.

@@ -1,5 +1,5 @@
 import { randomBytes } from "node:crypto";
-import { constants } from "node:fs";
+import { closeSync, constants, openSync } from "node:fs";
 import { open, rename, rm, rmdir, unlink } from "node:fs/promises";
 import { errnoOf, RuntimeError } from "./errors.ts";
 
@@ -92,4 +92,15 @@ export function systemErrorCode(error: unknown) {
     default:
       return "internal";
   }
+}
+
+/** A directory by a path of a few characters, valid in this process until it is disposed. */
+export interface ShortPath extends Disposable {
+  readonly path: string;
+}
+
+/** The path of a unix socket is at most 107 bytes long (unix(7)), and ids can have 76 characters each. */
+export function openShortPath(directory: string): ShortPath {
+  const fd = openSync(directory, "r");
+  return { path: `/proc/self/fd/${fd}`, [Symbol.dispose]: () => closeSync(fd) };
 }

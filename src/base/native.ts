@@ -44,6 +44,10 @@ export interface Native {
   listenUnix(path: string): number;
   /** Connects to the stream socket at `path`, sends `data` with a duplicate of `fd` (SCM_RIGHTS), and closes it. */
   sendFd(path: string, fd: number, data: string): void;
+  /** `sendFd`, and returns the connection, which is the caller's: for a peer that answers. */
+  openWithFd(path: string, fd: number, data: string): number;
+  /** The version of Landlock that this kernel has (landlock(7)); 0: none. */
+  landlockVersion(): number;
   /** Takes the next connection of a listening socket and the descriptor sent over it, which is the caller's. Waits. */
   receiveFd(listener: number): { readonly fd: number; readonly data: string };
   /** A new pseudo terminal in raw mode. The master is close-on-exec and the caller's. */

@@ -1,5 +1,6 @@
 /** How the VM executes guest code. `auto` takes KVM where it really works and TCG elsewhere. */
 export type AcceleratorSetting = "kvm" | "tcg" | "auto";
+export type HypervisorName = "qemu" | "cloud-hypervisor";
 export type MachineType = "microvm" | "q35";
 
 /** How host and guest reach each other. `auto` takes the kernel's vhost-vsock where there is one. */
@@ -9,6 +10,8 @@ export type VsockSetting = "auto" | "vhost-vsock" | "vhost-device-vsock";
 export interface Config {
   /** `kvm` fails clearly where KVM does not work. TCG is for development and tests: it is no security boundary. */
   readonly accel: AcceleratorSetting;
+  readonly hypervisor: HypervisorName;
+  /** Of QEMU; Cloud Hypervisor has one machine. */
   readonly machine: MachineType;
   readonly vsock: VsockSetting;
   /** Guest memory when the spec sets no limit. 64 to 1048576. */
@@ -31,6 +34,7 @@ export interface Config {
   /** Kernel to boot instead of the tuned or default one of `guestDirectory`; empty: choose. */
   readonly kernelPath: string;
   readonly qemuPath: string;
+  readonly cloudHypervisorPath: string;
   readonly virtiofsdPath: string;
   readonly vhostDeviceVsockPath: string;
   /** First of the unprivileged user ids that VMs run as; one per sandbox. */

@@ -27,6 +27,7 @@ const installedDirectory = "/usr/lib/caisson";
 export const fields: ReadonlyMap<string, Field> = new Map(
   Object.entries({
     accel: choice("accel", "kvm", ["kvm", "tcg", "auto"]),
+    hypervisor: choice("hypervisor", "qemu", ["qemu", "cloud-hypervisor"]),
     machine: choice("machine", "microvm", ["microvm", "q35"]),
     vsock: choice("vsock", "auto", ["auto", "vhost-vsock", "vhost-device-vsock"]),
     default_memory_mib: integer("defaultMemoryMiB", 512, 64, 1_048_576),
@@ -40,6 +41,7 @@ export const fields: ReadonlyMap<string, Field> = new Map(
     guest_directory: directory("guestDirectory", (build) => join(build ?? installedDirectory, "guest")),
     kernel_path: optionalFile("kernelPath"),
     qemu_path: file("qemuPath", () => "/usr/bin/qemu-system-x86_64"),
+    cloud_hypervisor_path: file("cloudHypervisorPath", () => "/usr/bin/cloud-hypervisor"),
     virtiofsd_path: file("virtiofsdPath", (build) => helper(build, "virtiofsd")),
     vhost_device_vsock_path: file("vhostDeviceVsockPath", (build) => helper(build, "vhost-device-vsock")),
     vmm_uid_base: integer("vmmUidBase", 700_000_000, 1_000, 4_000_000_000),

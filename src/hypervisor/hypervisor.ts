@@ -7,7 +7,7 @@ export const vsockSocketName = "vsock";
 
 /** A driver: turns a complete description into a running VM. */
 export interface Hypervisor {
-  readonly name: "qemu";
+  readonly name: "qemu" | "cloud-hypervisor";
   /** The vsock devices that it can give a guest, best first. */
   readonly vsockTransports: readonly VsockTransport[];
   /**

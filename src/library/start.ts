@@ -5,7 +5,7 @@ import { RuntimeError } from "../base/errors.ts";
 import { writeFileAtomic } from "../base/files.ts";
 import { scope } from "../base/scope.ts";
 import type { Config } from "../config/config.ts";
-import { createQemuDriver } from "../hypervisor/qemu/driver.ts";
+import { createDriver } from "../hypervisor/drivers.ts";
 import { type Image, openImage } from "../image/store.ts";
 import { resolveUser } from "../image/users.ts";
 import type { Container, Sandbox as SandboxModel, SandboxEvent as ModelEvent } from "../sandbox/model.ts";
@@ -86,7 +86,7 @@ async function start(options: SandboxOptions, signal: AbortSignal): Promise<Sand
     namespace,
     sandboxId: id,
     config,
-    hypervisor: createQemuDriver(config),
+    hypervisor: await createDriver(config, (text) => log.warn(text)),
     log,
     emit: (event) => {
       pass(event, events);

@@ -1,5 +1,4 @@
 import { randomBytes } from "node:crypto";
-import { closeSync, openSync } from "node:fs";
 import { chown, mkdir } from "node:fs/promises";
 import type { Duplex } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -14,6 +13,7 @@ import { openStream } from "../agent-client/streams.ts";
 import { Cleanup } from "../base/cleanup.ts";
 import type { Daemon } from "../base/daemon.ts";
 import { codeOf, describe, RuntimeError } from "../base/errors.ts";
+import { openShortPath } from "../base/files.ts";
 import { foreignText, type Log } from "../base/log.ts";
 import { scope } from "../base/scope.ts";
 import { settleAll } from "../base/settle.ts";
@@ -96,8 +96,8 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
 
   await mkdir(paths.vm, { mode: 0o700 });
   await chown(paths.vm, user.uid, user.gid);
-  const vmDirectory = openShort(paths.vm);
-  cleanup.defer("handle of the VM's directory", () => closeSync(vmDirectory.fd));
+  const vmDirectory = openShortPath(paths.vm);
+  cleanup.defer("handle of the VM's directory", () => vmDirectory[Symbol.dispose]());
   const parts = new Cleanup();
   cleanup.defer("host parts of the VM", () => parts[Symbol.asyncDispose]());
   const [vsock, network, virtiofsd] = await settleAll([
@@ -202,15 +202,6 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
   } catch (error) {
     throw withConsole(error, request.sandboxId, vm);
   }
-}
-
-/**
- * A directory by a short path: the path of a unix socket is at most 107 bytes long (unix(7)), and ids can have 76
- * characters each. Valid in this process while the descriptor is open.
- */
-function openShort(directory: string): { fd: number; path: string } {
-  const fd = openSync(directory, "r");
-  return { fd, path: `/proc/self/fd/${fd}` };
 }
 
 /** Its phase in the timeline says which way was chosen. */

@@ -13,9 +13,10 @@ await runCommand(process.argv.slice(2), {
     return loadConfig({ environment: process.env, executableDirectory, overrides });
   },
   createSandbox: async (options) => {
-    const { createQemuDriver } = await import("../hypervisor/qemu/driver.ts");
+    const { createDriver } = await import("../hypervisor/drivers.ts");
     const { createSandbox } = await import("../sandbox/sandbox.ts");
-    return createSandbox({ ...options, hypervisor: createQemuDriver(options.config) });
+    const hypervisor = await createDriver(options.config, (text) => options.log.warn(text));
+    return createSandbox({ ...options, hypervisor });
   },
   removeSandbox: async (options) => {
     const { removeSandbox } = await import("../sandbox/remove.ts");

@@ -92,6 +92,7 @@ interface Combination {
 
 const combinations: Combination[] = [
   { name: "Debian's kernel on microvm", kernel: debianKernel, machine: "microvm" },
+  { name: "Debian's kernel on q35", kernel: debianKernel, machine: "q35" },
   ...(existsSync(tuned)
     ? [
         { name: "the tuned kernel on microvm", kernel: tunedKernel, machine: "microvm" } as const,

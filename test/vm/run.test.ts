@@ -151,6 +151,14 @@ test("what a container writes is gone with it", async () => {
   expect(results[1]).toMatchObject({ exitCode: 1, stdout: "" });
 });
 
+test("a machine with PCI instead of virtio-mmio: q35", async () => {
+  using _ = cli.configure('machine = "q35"');
+  const result = await run([], "sh", "-c", "ls /sys/bus/pci/devices | wc -l");
+
+  expect(result).toMatchObject({ exitCode: 0, stderr: "" });
+  expect(Number(result.stdout)).toBeGreaterThan(4);
+});
+
 test("images are unpacked once", async () => {
   const begin = await run(["--timeline"], "true");
   const phase = /^image +[\d.]+ +([\d.]+)/m.exec(begin.stderr);

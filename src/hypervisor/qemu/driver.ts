@@ -10,10 +10,10 @@ import { inspectKvmDevice } from "../accelerator.ts";
 import type { BootOptions, Hypervisor, RunningVm } from "../hypervisor.ts";
 import type { VmConfig } from "../vm-config.ts";
 import { type InheritedFd, planQemu, type QemuPlan } from "./plan.ts";
-import { openProgram } from "./program.ts";
+import { openProgram } from "../program.ts";
 import { type QemuProcess, startQemu } from "./qemu-process.ts";
 import { Qmp, type QmpEvent } from "./qmp.ts";
-import { ownRunningVm, processName } from "./running-vm.ts";
+import { ownRunningVm, processName } from "../running-vm.ts";
 import { startVsockBackend } from "./vsock-backend.ts";
 
 export interface QemuPrograms {
@@ -80,7 +80,7 @@ async function boot(programs: QemuPrograms, config: VmConfig, options: BootOptio
     throw await explain(error, { config, signal, qemu, helpers });
   }
   return ownRunningVm({
-    qemu: qemu.daemon,
+    vmm: qemu.daemon,
     helpers,
     consoleTail: () => qemu.guestConsole.toString(),
     shutdownReason: () => shutdown,

@@ -1,5 +1,5 @@
 import { vsockBackendSocketName } from "./vsock-backend.ts";
-import { checkVmConfig } from "./check-config.ts";
+import { checkQemuConfig } from "./check-qemu.ts";
 import type { Disk, Nic, Share, VmConfig } from "../vm-config.ts";
 
 /** QEMU's command line without the program's name, and the file descriptors that it refers to. */
@@ -33,7 +33,7 @@ const tcgCacheMiB = 128;
  * @throws invalid_argument  the description cannot be said to QEMU
  */
 export function planQemu(config: VmConfig): QemuPlan {
-  checkVmConfig(config);
+  checkQemuConfig(config);
   const fds: InheritedFd[] = [{ tag: "qmp" }, { tag: "console" }];
   const inherit = (fd: InheritedFd) => fds.push(fd) - 1 + firstFd;
   const args = [
@@ -187,5 +187,7 @@ function randomness(config: VmConfig): string[] {
 /** A virtio device on the machine's bus. Devices appear in the guest in the order in which they are given. */
 function device({ machine: type }: VmConfig, kind: string, properties: Properties): string[] {
   const head = type === "q35" ? `${kind}-pci` : `${kind}-device`;
-  return ["-device", option(head, type === "q35" ? { ...properties, "disable-legacy": "on" } : properties)];
+  // Of virtio-fs there is no legacy form that could be switched off.
+  const hasLegacy = type === "q35" && kind !== "vhost-user-fs";
+  return ["-device", option(head, hasLegacy ? { ...properties, "disable-legacy": "on" } : properties)];
 }

@@ -8,7 +8,7 @@ import type { ProcessIdentity } from "../../base/processes.ts";
 import { abortable, scope } from "../../base/scope.ts";
 import { vsockSocketName } from "../hypervisor.ts";
 import type { VmConfig } from "../vm-config.ts";
-import { openProgram } from "./program.ts";
+import { openProgram } from "../program.ts";
 
 /** File name in `VmConfig.directory` of the socket on which the backend and QEMU speak vhost-user. */
 export const vsockBackendSocketName = "vhost-vsock.sock";

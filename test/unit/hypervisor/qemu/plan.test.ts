@@ -80,7 +80,7 @@ test("planQemu(): q35 under KVM with a kernel of its own, a second disk and a ne
       "-device virtio-blk-pci,drive=disk-scratch,serial=scratch,werror=report,rerror=report,disable-legacy=on",
       "-chardev socket,id=vsock,path=vhost-vsock.sock -device vhost-user-vsock-pci,chardev=vsock,disable-legacy=on",
       "-chardev socket,id=share0,path=virtiofs.sock",
-      "-device vhost-user-fs-pci,chardev=share0,tag=caisson,queue-size=1024,disable-legacy=on",
+      "-device vhost-user-fs-pci,chardev=share0,tag=caisson,queue-size=1024",
       "-netdev tap,id=nic-eth0,fd=8",
       "-device virtio-net-pci,netdev=nic-eth0,mac=02:00:00:00:00:01,romfile=,disable-legacy=on",
       "-object rng-builtin,id=rng -device virtio-rng-pci,rng=rng,disable-legacy=on",

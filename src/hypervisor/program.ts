@@ -1,7 +1,7 @@
 import { constants, type Stats } from "node:fs";
 import { access, open, realpath, stat } from "node:fs/promises";
 import { dirname } from "node:path";
-import { errnoOf, RuntimeError } from "../../base/errors.ts";
+import { errnoOf, RuntimeError } from "../base/errors.ts";
 
 /** A program, ready to be executed by a user that may not reach its path. */
 export interface Program extends AsyncDisposable {

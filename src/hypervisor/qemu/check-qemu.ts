@@ -1,0 +1,27 @@
+import { checkVmConfig, refuseVmConfig } from "../check-config.ts";
+import type { VmConfig } from "../vm-config.ts";
+
+/**
+ * Refuses what QEMU has not.
+ *
+ * @throws invalid_argument
+ */
+export function checkQemuConfig(config: VmConfig): void {
+  checkVmConfig(config);
+  if (config.vsock.tag === "hybrid") refuseVmConfig(config, "QEMU has no vsock of its own");
+  checkSlots(config);
+}
+
+/** The microvm machine has a fixed number of virtio slots: 24 on its second interrupt controller, 8 without ACPI. */
+function checkSlots(config: VmConfig): void {
+  const { machine, kernel, disks, shares, nics } = config;
+  if (machine !== "microvm") return;
+  const slots = kernel.acpi ? 24 : 8;
+  // The vsock and the random number device are always there.
+  const devices = disks.length + shares.length + nics.length + 2;
+  if (devices > slots)
+    refuseVmConfig(
+      config,
+      `it has ${devices} devices, the microvm machine has ${slots} slots with this kernel`,
+    );
+}
