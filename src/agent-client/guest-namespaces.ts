@@ -10,15 +10,15 @@ const shareable: readonly string[] = ["pid", "ipc", "uts", "user"] satisfies Sha
 const needed = ["mount", "pid", "ipc", "uts"];
 
 /**
- * The namespaces that a container shares with its sandbox: those whose path is of the process that stands for the
- * sandbox on the host, the VMM. `sandboxPid` is its id, 0 for the container that the sandbox is made for.
+ * The namespaces that a container shares with its sandbox: those whose path is of a process that stands for the
+ * sandbox on the host, the VMM say. `sandboxPids` are their ids, none for the container that the sandbox is made for.
  *
- * All containers of a sandbox have that process id, so the namespace of one that is not the first cannot be named.
+ * All containers of a sandbox have the VMM's process id, so the namespace of one that is not the first cannot be named.
  *
  * @throws failed_precondition  the host's namespace
  * @throws invalid_argument     a namespace of something else than the sandbox
  */
-export function sharedNamespaces(spec: Spec, sandboxPid: number): SharedNamespace[] {
+export function sharedNamespaces(spec: Spec, sandboxPids: readonly number[]): SharedNamespace[] {
   const namespaces = spec.linux?.namespaces ?? [];
   for (const type of needed) {
     if (namespaces.some((namespace) => namespace.type === type)) continue;
@@ -30,7 +30,8 @@ export function sharedNamespaces(spec: Spec, sandboxPid: number): SharedNamespac
   return namespaces
     .filter(({ type, path = "" }) => type !== "network" && path !== "")
     .map(({ type, path = "" }) => {
-      if (isShareable(type) && sandboxPid > 0 && path === `/proc/${sandboxPid}/ns/${type}`) return type;
+      const isSandboxes = sandboxPids.some((pid) => path === `/proc/${pid}/ns/${type}`);
+      if (isShareable(type) && isSandboxes) return type;
       throw new RuntimeError(
         "invalid_argument",
         `Cannot create the container: the ${type} namespace "${path}" is not of its sandbox; a VM cannot join namespaces of the host or of another VM`,

@@ -90,11 +90,12 @@ export class TaskClient implements AsyncDisposable {
 
   /**
    * Ties the process to this connection: when we end before it does, the daemon kills it. Resolves when it has ended.
+   * `standInPid`: the process of the host that callers know the container by, 0 for none.
    *
    * @throws unavailable  the daemon died
    */
-  async hold(execId: string): Promise<void> {
-    const request = { containerId: this.#containerId, execId };
+  async hold(execId: string, standInPid: number): Promise<void> {
+    const request = { containerId: this.#containerId, execId, standInPid };
     await this.#client.call(shimServiceName, shimMethods.hold, request);
   }
 

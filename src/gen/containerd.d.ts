@@ -264,6 +264,9 @@ export namespace caisson {
                 /** HoldRequest execId. */
                 execId: string;
 
+                /** HoldRequest standInPid. */
+                standInPid: number;
+
                 /**
                  * Encodes the specified HoldRequest message. Does not implicitly {@link caisson.shim.v1.HoldRequest.verify|verify} messages.
                  * @param message HoldRequest message or plain object to encode
@@ -293,6 +296,9 @@ export namespace caisson {
 
                     /** HoldRequest execId */
                     execId?: (string|null);
+
+                    /** HoldRequest standInPid */
+                    standInPid?: (number|null);
 
                     /** Unknown fields preserved while decoding when enabled */
                     $unknowns?: Uint8Array[];

@@ -358,6 +358,7 @@ export const caisson = $root.caisson = (() => {
 
                 HoldRequest.prototype.containerId = "";
                 HoldRequest.prototype.execId = "";
+                HoldRequest.prototype.standInPid = 0;
 
                 HoldRequest.encode = function (message, writer, _depth) {
                     if (!writer)
@@ -370,6 +371,8 @@ export const caisson = $root.caisson = (() => {
                         writer.uint32(10).string(message.containerId);
                     if (message.execId != null && $Object.hasOwnProperty.call(message, "execId") && message.execId !== "")
                         writer.uint32(18).string(message.execId);
+                    if (message.standInPid != null && $Object.hasOwnProperty.call(message, "standInPid") && message.standInPid !== 0)
+                        writer.uint32(24).uint32(message.standInPid);
                     if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                         for (let i = 0; i < message.$unknowns.length; ++i)
                             writer.raw(message.$unknowns[i]);
@@ -419,6 +422,15 @@ export const caisson = $root.caisson = (() => {
                                     message.execId = value;
                                 else
                                     delete message.execId;
+                                continue;
+                            }
+                        case 3: {
+                                if (wireType !== 0)
+                                    break;
+                                if (value = reader.uint32())
+                                    message.standInPid = value;
+                                else
+                                    delete message.standInPid;
                                 continue;
                             }
                         }

@@ -140,9 +140,11 @@ async function createDetached(
   using standIn = spawnStandIn(host, prepared.bundle.spec.process?.args ?? []);
   await using proxy = spawnProxy(host, id, terminal, standIn.socket);
   const address = await startShim(shimOf(host, id), { signal });
-  await abortable(proxy.open(requestOf(host, prepared, address)), signal).catch((error: unknown) => {
-    throw processFailure(error, prepared.command);
-  });
+  await abortable(proxy.open(requestOf(host, prepared, address, standIn.identity.pid)), signal).catch(
+    (error: unknown) => {
+      throw processFailure(error, prepared.command);
+    },
+  );
   await note(host, options, prepared, { address, proxy: standIn.identity });
   await proxy.release();
   return address;
@@ -171,12 +173,13 @@ async function createHere(
   return proxy;
 }
 
-function requestOf(host: Host, prepared: Prepared, address: string): ProxyRequest {
+function requestOf(host: Host, prepared: Prepared, address: string, standInPid?: number): ProxyRequest {
   const { id, sandboxId, terminal, paths, bundle } = prepared;
   const { namespace } = host.containers.sandboxName(id);
   const named = bundle.spec.linux?.namespaces?.find(({ type }) => type === "network")?.path;
   const netnsPath = named || sandboxPaths(host.config.stateDirectory, namespace, sandboxId).netns;
-  const process = { tag: "init", bundle: bundle.path, view: viewOf(bundle, netnsPath) } as const;
+  const standIn = standInPid === undefined ? undefined : { pid: standInPid, view: viewOf(bundle, netnsPath) };
+  const process = { tag: "init", bundle: bundle.path, standIn } as const;
   return { address, sandboxId, terminal, ioDirectory: paths.io, process };
 }
 

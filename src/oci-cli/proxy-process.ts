@@ -33,8 +33,8 @@ export interface ProxyRequest {
     | {
         readonly tag: "init";
         readonly bundle: string;
-        /** What the stand-in shows of the container once it is created. */
-        readonly view: View;
+        /** What the stand-in shows of the container once it is created; without one we are it. */
+        readonly standIn: { readonly pid: number; readonly view: View } | undefined;
       }
     /** `spec`: an OCI `Process`. It is started, too. */
     | { readonly tag: "exec"; readonly execId: string; readonly spec: object };
@@ -114,7 +114,8 @@ export async function runProxy(): Promise<number> {
   try {
     client = await TaskClient.connect(request.address, request.sandboxId);
     proxy = await openProxy(client, request);
-    if (request.process.tag === "init") standIn = await standInFor(proxy, request.process.view);
+    if (request.process.tag === "init" && request.process.standIn !== undefined)
+      standIn = await standInFor(proxy, request.process.standIn.view);
     proxy.attach(relay);
   } catch (error) {
     handshake.send({ tag: "failed", code: codeOf(error), message: describe(error) } satisfies ProxyReply);
@@ -166,7 +167,8 @@ export async function openProxy(client: TaskClient, request: ProxyRequest): Prom
       throw error;
     }
   };
-  return await ProcessProxy.open({ client, execId, ioDirectory, terminal, register });
+  const standInPid = wanted.tag === "init" ? (wanted.standIn?.pid ?? 0) : 0;
+  return await ProcessProxy.open({ client, execId, standInPid, ioDirectory, terminal, register });
 }
 
 /** Nobody asks for an exec that has ended: neither the daemon nor the note need keep it. */

@@ -19,6 +19,8 @@ export interface ProxyOptions {
   readonly client: TaskClient;
   /** Empty: the container's first process. */
   readonly execId: string;
+  /** 0: we stand for it ourselves. */
+  readonly standInPid: number;
   /** Made for the FIFOs. */
   readonly ioDirectory: string;
   readonly terminal: TerminalKind;
@@ -49,7 +51,7 @@ export class ProcessProxy implements Disposable {
     this.#options = options;
     this.#io = io;
     this.#console = console;
-    client.hold(execId).catch(() => {
+    client.hold(execId, options.standInPid).catch(() => {
       // The daemon died; the wait says so.
     });
     this.#exitCode = client.wait(execId).then(

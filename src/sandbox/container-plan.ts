@@ -24,14 +24,14 @@ export interface PlanOptions {
   readonly terminal: boolean;
   /** Its init waits for its end instead of running a program. */
   readonly isIdle: boolean;
-  /** Of the process that stands for the sandbox, 0 while there is none. */
-  readonly sandboxPid: number;
+  /** Of the processes that stand for the sandbox, none while there is none. */
+  readonly sandboxPids: readonly number[];
   readonly memory: SharedMemory;
 }
 
 /** @throws invalid_argument, failed_precondition, unimplemented  something that a guest cannot have */
 export async function planContainer(spec: Spec, options: PlanOptions): Promise<ContainerPlan> {
-  const shared = sharedNamespaces(spec, options.sandboxPid);
+  const shared = sharedNamespaces(spec, options.sandboxPids);
   const { places, storages, added } = await options.memory.placesFor(spec, shared.includes("ipc"));
   const whole = { ...spec, mounts: [...(spec.mounts ?? []), ...added] };
   const { containerId, terminal } = options;

@@ -221,6 +221,8 @@ export interface Sandbox {
   readonly id: string;
   /** Process id of the VMM; 0 before the first container boots it. */
   readonly pid: number;
+  /** Further processes of the host that stand for the sandbox: the paths of their namespaces are those of its first container. */
+  readonly standIns: Set<number>;
   /** @throws not_found */
   container(containerId: string): Container;
   readonly containers: readonly Container[];

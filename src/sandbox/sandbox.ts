@@ -62,6 +62,7 @@ interface Booted {
 }
 
 class VmSandbox implements Sandbox {
+  readonly standIns = new Set<number>();
   readonly #options: SandboxOptions;
   readonly #containers = new Map<string, GuestContainer>();
   /** Containers that are being created: their ids are taken, and the VM is needed. */
@@ -165,7 +166,7 @@ class VmSandbox implements Sandbox {
       containerId,
       terminal: stdio.terminal,
       isIdle: request.isIdle ?? false,
-      sandboxPid: this.#booted === undefined ? 0 : this.#pid,
+      sandboxPids: this.#booted === undefined ? [] : [this.#pid, ...this.standIns],
       memory: this.#memory,
     });
     const host = await this.#ensureHost();

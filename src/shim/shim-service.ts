@@ -20,13 +20,18 @@ export function shimService(life: Life, sandbox: Sandbox): Handlers<typeof shimM
       return { remaining: await life.remove(checkId("container id", request.containerId)) };
     },
 
-    async hold({ containerId, execId }, { signal }) {
+    async hold({ containerId, execId, standInPid }, { signal }) {
       const process = sandbox.container(checkId("container id", containerId)).process(execId);
+      // The namespaces that containers can share are those of the one that the sandbox was made for.
+      const isSandboxes = containerId === sandbox.id && standInPid > 0;
+      if (isSandboxes) sandbox.standIns.add(standInPid);
       try {
         await abortable(process.wait(), signal);
       } catch {
         // Whoever stood for it on the host is gone. One that has ended meanwhile, or was never started, needs nothing.
         await process.kill(sigkill, execId === "").catch(ignoreCode("not_found", "failed_precondition"));
+      } finally {
+        if (isSandboxes) sandbox.standIns.delete(standInPid);
       }
       return {};
     },

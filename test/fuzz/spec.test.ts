@@ -118,7 +118,7 @@ async function readAll() {
     containerId: "c1",
     terminal: false,
     isIdle: false,
-    sandboxPid: 0,
+    sandboxPids: [],
     memory: new SharedMemory(),
   });
   const guest = JSON.parse(Buffer.from(plan.guest.ociConfigJson).toString()) as Spec;

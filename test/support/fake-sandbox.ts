@@ -38,6 +38,7 @@ export function createFakeSandbox(options: { readonly sandboxId: string; readonl
 }
 
 export class FakeSandbox implements Sandbox {
+  readonly standIns = new Set<number>();
   readonly id: string;
   readonly #emit: Emit;
   readonly #containers = new Map<string, FakeContainer>();

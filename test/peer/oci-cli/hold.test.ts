@@ -24,7 +24,7 @@ async function setUp() {
 test("hold() kills the process when its caller's connection closes", async () => {
   await using daemon = await setUp();
   const holder = await TaskClient.connect(daemon.address, "a");
-  const held = holder.hold("");
+  const held = holder.hold("", 0);
   held.catch(() => {});
   // The calls of one connection are served in their order: it is held when this is answered.
   expect(await holder.status("")).toBe("running");
@@ -38,7 +38,7 @@ test("hold() kills the process when its caller's connection closes", async () =>
 test("hold() answers when the process has ended; an unknown one is not_found", async () => {
   await using daemon = await setUp();
   await using holder = await TaskClient.connect(daemon.address, "a");
-  const held = holder.hold("");
+  const held = holder.hold("", 0);
   await holder.kill("", 15);
 
   await held;

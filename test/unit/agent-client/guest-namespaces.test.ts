@@ -14,7 +14,7 @@ const joining = (type: string, path: string) => [
 ];
 
 test("namespaces of its own and an empty path share nothing", () => {
-  expect(sharedNamespaces(withNamespaces([...own, { type: "user", path: "" }]), 7)).toEqual([]);
+  expect(sharedNamespaces(withNamespaces([...own, { type: "user", path: "" }]), [7])).toEqual([]);
 });
 
 test("the paths of the process that stands for the sandbox are shared, whatever the network's is", () => {
@@ -24,7 +24,7 @@ test("the paths of the process that stands for the sandbox are shared, whatever 
     ...["ipc", "uts", "pid", "user"].map((type) => ({ type, path: `/proc/77/ns/${type}` })),
   ];
 
-  expect(sharedNamespaces(withNamespaces(namespaces), 77)).toEqual(["ipc", "uts", "pid", "user"]);
+  expect(sharedNamespaces(withNamespaces(namespaces), [78_000, 77])).toEqual(["ipc", "uts", "pid", "user"]);
 });
 
 test.each([
@@ -35,23 +35,23 @@ test.each([
   { name: "the mount namespace", type: "mount", path: "/proc/77/ns/mount" },
   { name: "the cgroup namespace", type: "cgroup", path: "/proc/77/ns/cgroup" },
 ])("$name cannot be joined", ({ type, path }) => {
-  expect(() => sharedNamespaces(withNamespaces(joining(type, path)), 77)).toThrow(
+  expect(() => sharedNamespaces(withNamespaces(joining(type, path)), [78_000, 77])).toThrow(
     expect.objectContaining({ code: "invalid_argument", message: expect.stringContaining(`"${path}"`) }),
   );
 });
 
 test("the first container of a sandbox can join nothing", () => {
-  expect(() => sharedNamespaces(withNamespaces(joining("pid", "/proc/0/ns/pid")), 0)).toThrow("/proc/0/");
+  expect(() => sharedNamespaces(withNamespaces(joining("pid", "/proc/0/ns/pid")), [])).toThrow("/proc/0/");
 });
 
 test.each(["mount", "pid", "ipc", "uts"])("the host's %s namespace is refused", (type) => {
   const namespaces = own.filter((entry) => entry.type !== type);
 
-  expect(() => sharedNamespaces(withNamespaces(namespaces), 77)).toThrow(
+  expect(() => sharedNamespaces(withNamespaces(namespaces), [78_000, 77])).toThrow(
     expect.objectContaining({ code: "failed_precondition", message: expect.stringContaining(type) }),
   );
 });
 
 test("no namespaces at all are the host's", () => {
-  expect(() => sharedNamespaces(withNamespaces(undefined), 0)).toThrow("mount namespace");
+  expect(() => sharedNamespaces(withNamespaces(undefined), [])).toThrow("mount namespace");
 });
