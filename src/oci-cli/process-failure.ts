@@ -7,7 +7,8 @@ const rules: readonly { readonly pattern: RegExp; readonly words: string }[] = [
     words: "executable file not found in $PATH",
   },
   {
-    pattern: /(?:open|exec\w*|stat) .{0,4096}: (?:Permission denied|Is a directory)/is,
+    pattern:
+      /(?:open|exec\w*|stat) .{0,4096}: (?:Permission denied|Operation not permitted|Is a directory)/is,
     words: "permission denied",
   },
   { pattern: /exec.{0,4096}: Exec format error/is, words: "exec format error" },

@@ -8,6 +8,7 @@
  * Source: https://github.com/opencontainers/runtime-spec/blob/main/config.md#posix-platform-hooks
  */
 import { spawn } from "node:child_process";
+import { basename } from "node:path";
 import { RuntimeError } from "../base/errors.ts";
 import { foreignText } from "../base/log.ts";
 import { TextRing } from "../base/text-ring.ts";
@@ -151,10 +152,14 @@ function runHook(stage: string, hook: SpecHook, input: string, place: HookPlace)
   });
 }
 
-/** `args[0]` of a hook is what it finds as its own name; `nsenter` cannot pass that on, but few hooks look at it. */
+/**
+ * `args[0]` of a hook is what it finds as its own name. `nsenter` cannot pass that on: a program that goes by its name (as
+ * Docker's, which is dockerd itself) runs in our own namespace, where the specification has it.
+ */
 function command(hook: SpecHook, netnsPath: string | undefined): [string, string[], string] {
   const [name = hook.path, ...args] = hook.args ?? [];
-  if (netnsPath === undefined) return [hook.path, args, name];
+  const goesByName = name !== hook.path && name !== basename(hook.path);
+  if (netnsPath === undefined || goesByName) return [hook.path, args, name];
   return ["nsenter", [`--net=${netnsPath}`, "--", hook.path, ...args], "nsenter"];
 }
 

@@ -64,6 +64,17 @@ test("hooks run in the sandbox's network namespace", async () => {
   expect(seen).not.toBe(await readlink("/proc/self/ns/net"));
 });
 
+test("a hook finds its first argument as its own name", async () => {
+  await using dir = createTempDir();
+  const script = `echo $0 > ${dir.path}/name`;
+
+  await hooksOf(specWith({ prestart: [{ path: "/bin/sh", args: ["setkey", "-c", script] }] })).beforeCreate(
+    signal,
+  );
+
+  expect(await readFile(join(dir.path, "name"), "utf8")).toBe("setkey\n");
+});
+
 test("a hook that fails stops the row and is named with its last words", async () => {
   await using dir = createTempDir();
   const spec = specWith({ prestart: [shell("echo no luck >&2; exit 3"), shell(`touch ${dir.path}/ran`)] });

@@ -108,6 +108,7 @@ describe("changed()", () => {
 test.for([
   { said: "executable file `x` not found in $PATH", want: 'exec: "x": executable file not found in $PATH' },
   { said: "open executable: Permission denied", want: 'exec: "x": permission denied' },
+  { said: "open executable: Operation not permitted", want: 'exec: "x": permission denied' },
   { said: "something else", want: "something else" },
 ])("processFailure(): $said", ({ said, want }) => {
   const error = processFailure(new RuntimeError("internal", said), "x");
