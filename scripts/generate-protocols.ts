@@ -30,6 +30,8 @@ const modules: Readonly<Record<string, readonly string[]>> = {
   ],
   /** Runtime and task options, which `start` loads too when it gets some. */
   options: ["containerd/runc/v1/options.proto", "runtimeoptions/v1/api.proto"],
+  /** The Sandbox API, and the pod's configuration in it. */
+  sandbox: ["containerd/runtime/sandbox/v1/sandbox.proto", "runtime/v1/cri.proto"],
   /** Statistics: loaded by the daemon when it is first asked for them. */
   cgroups: ["containerd/cgroups/v1.proto", "containerd/cgroups/v2.proto"],
   /** What `start`, `delete` and `-info` need. */

@@ -9,6 +9,8 @@ import type { FileTransfer } from "../agent-client/agent-types.ts";
  */
 import type { Duplex } from "node:stream";
 
+import type { Spec, SpecMount } from "../oci/spec.ts";
+
 /** An OCI or containerd mount: where the root file system comes from. */
 export interface Mount {
   readonly type: string;
@@ -216,10 +218,23 @@ export type SandboxEvent =
   | { readonly type: "oom"; readonly container: Container }
   | { readonly type: "delete"; readonly container: Container; readonly exit: ExitStatus };
 
+/** What a VM without a container is made from: an OCI configuration of which size, network, name and annotations count. */
+export interface BootRequest {
+  readonly spec: Spec;
+  /** Bind mounts for every container that has none at their destinations. */
+  readonly mounts: readonly SpecMount[];
+}
+
+/** A VM that lives until `close`, whatever becomes of its containers. */
+export interface BootedSandbox {
+  /** Resolves when it has ended: 0 by `close`, 255 when it died. Never rejects. */
+  readonly ended: Promise<ExitStatus>;
+}
+
 /** One microVM and what belongs to it. */
 export interface Sandbox {
   readonly id: string;
-  /** Process id of the VMM; 0 before the first container boots it. */
+  /** Process id of the VMM; 0 before `boot` or the first container has booted it. */
   readonly pid: number;
   /** Further processes of the host that stand for the sandbox: the paths of their namespaces are those of its first container. */
   readonly standIns: Set<number>;
@@ -227,7 +242,15 @@ export interface Sandbox {
   container(containerId: string): Container;
   readonly containers: readonly Container[];
   /**
-   * Boots the VM with the first container, then creates the container in it. When it fails nothing is left and the
+   * Boots the VM without a container. From then on `close` alone ends it, and after that no container is created any more.
+   * On failure nothing is left.
+   *
+   * @throws failed_precondition  it was booted before; a network that a VM cannot have
+   * @throws invalid_argument, not_found, unavailable, deadline_exceeded
+   */
+  boot(request: BootRequest, options: { signal: AbortSignal }): Promise<BootedSandbox>;
+  /**
+   * Boots the VM with the first container, unless it runs already, then creates the container in it. When it fails nothing is left and the
    * same id works again. The create event has been emitted when it resolves.
    *
    * @throws already_exists, invalid_argument, not_found, unavailable, deadline_exceeded

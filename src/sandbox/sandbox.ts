@@ -10,7 +10,7 @@ import { settleAll } from "../base/settle.ts";
 import { configFor } from "../config/annotations.ts";
 import type { Config } from "../config/config.ts";
 import type { Hypervisor } from "../hypervisor/hypervisor.ts";
-import { loadSpec, type Spec } from "../oci/spec.ts";
+import { loadSpec, type Spec, type SpecMount } from "../oci/spec.ts";
 import { consoleSizeOf } from "./console-size.ts";
 import { GuestContainer } from "./container.ts";
 import { guestDisks } from "./block-volumes.ts";
@@ -19,7 +19,15 @@ import { type ContainerPlan, planContainer } from "./container-plan.ts";
 import { createHostState, type HostState } from "./host-state.ts";
 import { ContainerHooks } from "./hooks.ts";
 import { ProcessIo } from "./io.ts";
-import type { Container, CreateContainerRequest, Sandbox, SandboxEvent } from "./model.ts";
+import type {
+  BootedSandbox,
+  BootRequest,
+  Container,
+  CreateContainerRequest,
+  ExitStatus,
+  Sandbox,
+  SandboxEvent,
+} from "./model.ts";
 import type { SandboxObserver } from "./observer.ts";
 import { GuestProcess } from "./process.ts";
 import { removeSandbox } from "./remove.ts";
@@ -80,6 +88,9 @@ class VmSandbox implements Sandbox {
   /** A close that failed left something on the host; the next one tries again. */
   #isLeft = false;
   #closing: Promise<void> | undefined;
+  /** Whether `boot` made it. Then its life does not depend on containers, and it is over once it is closed. */
+  #hold: "none" | "held" | "over" = "none";
+  #podMounts: readonly SpecMount[] = [];
 
   constructor(options: SandboxOptions) {
     this.#options = options;
@@ -105,6 +116,32 @@ class VmSandbox implements Sandbox {
     return container;
   }
 
+  async boot({ spec, mounts }: BootRequest, { signal }: { signal: AbortSignal }): Promise<BootedSandbox> {
+    if (this.#hold !== "none" || this.#booted !== undefined) {
+      throw new RuntimeError("failed_precondition", `Cannot boot sandbox "${this.id}": it was booted before`);
+    }
+    this.#hold = "held";
+    this.#podMounts = mounts;
+    try {
+      const { vm } = await this.#ensureBooted(
+        spec,
+        configFor(spec.annotations, this.#options.config),
+        signal,
+      );
+      const ended = vm.lost.then(
+        (): ExitStatus => ({
+          exitCode: this.#closing === undefined ? lostExitCode : 0,
+          exitedAt: new Date(),
+        }),
+      );
+      void this.#saveTimeline();
+      return { ended };
+    } catch (error) {
+      await this.#closeFailed();
+      throw error;
+    }
+  }
+
   async createContainer(
     request: CreateContainerRequest,
     { signal }: { signal: AbortSignal },
@@ -114,6 +151,12 @@ class VmSandbox implements Sandbox {
       throw new RuntimeError("already_exists", `Cannot create container "${containerId}": the id is in use`);
     }
     if (this.#lostReason !== undefined) throw this.#lostError();
+    if (this.#hold === "over") {
+      throw new RuntimeError(
+        "failed_precondition",
+        `Cannot create container "${containerId}": its sandbox was stopped`,
+      );
+    }
     this.#creating.add(containerId);
     try {
       await this.#closing;
@@ -125,11 +168,8 @@ class VmSandbox implements Sandbox {
       return container;
     } catch (error) {
       this.#creating.delete(containerId);
-      if (this.#containers.size === 0 && this.#creating.size === 0) {
-        await this.close().catch((cause: unknown) => {
-          // The caller learns why the creation failed; what is left is in the journal, for `delete`.
-          this.#options.log.error({ error: describe(cause) }, "cannot remove a sandbox that failed");
-        });
+      if (this.#containers.size === 0 && this.#creating.size === 0 && this.#hold === "none") {
+        await this.#closeFailed();
       }
       throw error;
     } finally {
@@ -156,10 +196,17 @@ class VmSandbox implements Sandbox {
     return this.#closing;
   }
 
+  /** The caller learns why it failed; what is left is in the journal, for `delete`. */
+  async #closeFailed(): Promise<void> {
+    await this.close().catch((cause: unknown) => {
+      this.#options.log.error({ error: describe(cause) }, "cannot remove a sandbox that failed");
+    });
+  }
+
   async #create(request: CreateContainerRequest, signal: AbortSignal): Promise<GuestContainer> {
     const { containerId, bundle, stdio } = request;
     const { log } = this.#options;
-    const spec = await loadSpec(bundle);
+    const spec = withMissingMounts(await loadSpec(bundle), this.#podMounts);
     const config = configFor(spec.annotations, this.#options.config);
     // Before anything is made: what a guest cannot have is refused at once.
     const plan = await planContainer(spec, {
@@ -219,7 +266,7 @@ class VmSandbox implements Sandbox {
   /** Takes a half-made container out of a VM that other containers go on using; `close` removes the rest otherwise. */
   async #undoCreate(request: CreateContainerRequest, host: HostState): Promise<void> {
     const booted = await this.#booted?.catch(() => undefined);
-    const isShared = this.#containers.size > 0;
+    const isShared = this.#containers.size > 0 || this.#hold !== "none";
     if (booted !== undefined && isShared) await this.#forgetInGuest(booted, request.containerId);
     await removeContainerFiles(request, host.shared).catch((error: unknown) => {
       this.#options.log.warn({ error: describe(error) }, "cannot remove the files of a failed container");
@@ -347,10 +394,11 @@ class VmSandbox implements Sandbox {
   async #release(request: CreateContainerRequest, booted: Booted): Promise<void> {
     const { containerId } = request;
     const isLast = this.#containers.size === 1 && this.#creating.size === 0;
-    if (isLast) {
+    if (isLast && this.#hold === "none") {
       await this.close();
     } else {
-      if (this.#lostReason === undefined) await this.#forgetInGuest(booted, containerId);
+      if (this.#lostReason === undefined && this.#hold !== "over")
+        await this.#forgetInGuest(booted, containerId);
       await removeContainerFiles(request, booted.host.shared);
     }
     this.#containers.delete(containerId);
@@ -371,6 +419,7 @@ class VmSandbox implements Sandbox {
 
   async #close(): Promise<void> {
     const { namespace, sandboxId, config } = this.#options;
+    if (this.#hold === "held") this.#hold = "over";
     const booted = await this.#booted?.catch(() => undefined);
     const host = await this.#host?.catch(() => undefined);
     if (booted !== undefined) {
@@ -434,4 +483,10 @@ class VmSandbox implements Sandbox {
 
 function guestStdio(request: CreateContainerRequest, spec: Spec): GuestStdio {
   return { ...declareStdio(request), ...consoleSizeOf(spec.process?.consoleSize) };
+}
+
+function withMissingMounts(spec: Spec, mounts: readonly SpecMount[]): Spec {
+  const taken = new Set(spec.mounts?.map(({ destination }) => destination));
+  const missing = mounts.filter(({ destination }) => !taken.has(destination));
+  return missing.length === 0 ? spec : { ...spec, mounts: [...(spec.mounts ?? []), ...missing] };
 }

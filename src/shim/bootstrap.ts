@@ -3,6 +3,8 @@ import { containerd, google } from "../gen/bootstrap.js";
 
 /** What stdin of `start` told. */
 export interface Bootstrap {
+  /** The caller is a containerd from 2.3 on. */
+  readonly isCurrent: boolean;
   /** Runtime options; undefined when none were given. */
   readonly options: { readonly typeUrl: string; readonly value: Uint8Array } | undefined;
   /** Directory for the socket, when the caller has a wish. */
@@ -13,7 +15,13 @@ export interface Bootstrap {
 }
 
 const { BootstrapParams, LogLevel } = containerd.runtime.bootstrap.v1;
-const nothing: Bootstrap = { options: undefined, socketDirectory: undefined, ttrpcAddress: "", debug: false };
+const nothing: Bootstrap = {
+  isCurrent: false,
+  options: undefined,
+  socketDirectory: undefined,
+  ttrpcAddress: "",
+  debug: false,
+};
 
 /**
  * Reads stdin of `start`: `BootstrapParams` from containerd 2.3 on, before that an `Any` with the runtime options, or
@@ -26,6 +34,7 @@ export function readBootstrap(bytes: Uint8Array, id: string, namespace: string):
   const params = attempt(() => BootstrapParams.decode(bytes));
   if (params !== undefined && params.instanceId === id && params.namespace === namespace) {
     return {
+      isCurrent: true,
       options: firstOptions(params.extensions ?? []),
       socketDirectory: params.socketDir || undefined,
       ttrpcAddress: params.containerdTtrpcAddress,

@@ -26,6 +26,7 @@ import { taskService } from "./task-service.ts";
 const closeSandboxTimeoutMs = 3000;
 const flushTimeoutMs = 2000;
 const closeServerTimeoutMs = 200;
+const hangUpTimeoutMs = 1000;
 
 const handshakeFd = 3;
 
@@ -103,6 +104,8 @@ async function assemble(
     log.info({ droppedLines: destination.dropped }, "daemon ends");
     // Before the next daemon of this sandbox can serve: that is when our socket is gone.
     metricsServer?.close();
+    // An end that comes at once with the answer makes a failure of ShutdownSandbox in containerd's client.
+    if (request.isSandbox) await server.waitForClients(hangUpTimeoutMs);
     await server.close(closeServerTimeoutMs);
   };
   const exitAfterEnd = () => {
@@ -116,8 +119,13 @@ async function assemble(
   for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => life.end());
 
   const tasks = countCalls(taskMethods, taskService({ sandbox, life, log, options }), metrics);
+  // Large, and used by containerd 2 only where it is told to.
+  const sandboxServices = request.isSandbox
+    ? [(await import("./sandbox-service.ts")).bindSandboxService(sandbox, life)]
+    : [];
   const server = new TtrpcServer({
     services: [
+      ...sandboxServices,
       ...taskServiceNames.map((name) => bindService(name, taskMethods, tasks)),
       bindService(shimServiceName, shimMethods, shimService(life, sandbox)),
     ],

@@ -8,6 +8,7 @@ import { isAlive, type ProcessIdentity, signalProcess } from "../base/processes.
 import { containerd } from "../gen/bootstrap.js";
 import { int64 } from "../gen/int64.ts";
 import type { Flags } from "./flags.ts";
+import { groupOf } from "./group.ts";
 import { metricsSocketPath } from "./metrics-socket.ts";
 import type { ShimParts } from "./parts.ts";
 import { isShared, readRecord, removeRecord, type ShimRecord } from "./record.ts";
@@ -31,8 +32,10 @@ export async function deleteContainer(flags: Flags, parts: ShimParts): Promise<U
   const containerId = checkId("container id", flags.id);
   const bundle = flags.bundle === "" ? currentDirectory() : flags.bundle;
   const { stateDirectory } = await parts.loadConfig();
-  const record = await readRecord(stateDirectory, namespace, containerId);
-  const sandboxId = record?.sandboxId ?? containerId;
+  const own = await readRecord(stateDirectory, namespace, containerId);
+  const sandboxId = own?.sandboxId ?? (await sandboxIdIn(bundle, containerId));
+  // Containers that containerd added to a running sandbox by itself have no record of their own.
+  const record = own ?? (await readRecord(stateDirectory, namespace, sandboxId));
   const standardPath = () => socketPath({ address: flags.address, namespace, sandboxId, stateDirectory });
   const path = record?.socketPath ?? (await readAddress(bundle)) ?? standardPath();
 
@@ -103,6 +106,13 @@ async function unmountRootfs(bundle: string, parts: ShimParts): Promise<void> {
   // Most often nothing is mounted any more; looking is cheaper than loading what unmounts.
   const mounts = await readFile("/proc/self/mountinfo", "latin1");
   if (mounts.includes(` ${rootfs}`)) await parts.unmountAllBelow(rootfs);
+}
+
+/** What the bundle says of its sandbox; one that is gone or cannot be read says nothing. */
+function sandboxIdIn(bundle: string | undefined, containerId: string): Promise<string> {
+  return bundle === undefined
+    ? Promise.resolve(containerId)
+    : groupOf(bundle, containerId).catch(() => containerId);
 }
 
 async function readAddress(bundle: string | undefined): Promise<string | undefined> {

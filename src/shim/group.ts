@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { RuntimeError } from "../base/errors.ts";
 import { checkId } from "../base/ids.ts";
@@ -24,6 +25,16 @@ export async function groupOf(bundle: string, id: string): Promise<string> {
   }
   const group = readGroup(path, bytes);
   return group === undefined ? id : checkId("sandbox id", group);
+}
+
+/**
+ * Whether the bundle is a sandbox's of containerd's `shim` sandboxer, which keeps it in a directory of its own and gives it
+ * a configuration only where the client has one.
+ */
+export function isSandboxBundle(bundle: string): boolean {
+  return (
+    bundle.includes("/io.containerd.sandbox.controller.v1.shim/") || !existsSync(join(bundle, "config.json"))
+  );
 }
 
 function readGroup(path: string, bytes: Buffer): string | undefined {

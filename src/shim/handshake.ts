@@ -12,6 +12,8 @@ export interface DaemonRequest {
   /** The container that `start` was called for. */
   readonly containerId: string;
   readonly bundle: string;
+  /** It is a bundle of the Sandbox API. */
+  readonly isSandbox: boolean;
   readonly socketPath: string;
   /** Where events go; empty: nowhere. */
   readonly ttrpcAddress: string;

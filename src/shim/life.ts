@@ -31,8 +31,8 @@ const announcementTimeoutMs = 120_000;
 
 /**
  * Decides how long the daemon lives: as long as there are containers, being made, or announced by a `start` whose
- * container has not come yet. It ends when it is asked to while there are none, or when the last one announced
- * never comes.
+ * container has not come yet. It ends when it is asked to while there are none, with the last one when it was asked to
+ * before, or when the last one announced never comes. A daemon that is held ends only when it is told to.
  */
 export class Life {
   readonly #options: LifeOptions;
@@ -41,13 +41,16 @@ export class Life {
   readonly #creations = new Map<string, Creation>();
   /** Containers that are being removed by force: they keep the daemon no longer. */
   readonly #removing = new Set<string>();
+  /** Id of a sandbox that exists without containers. */
+  #held: string | undefined;
+  #endsWithLast = false;
   #isEnding = false;
 
   constructor(options: LifeOptions) {
     this.#options = options;
   }
 
-  /** Number of containers, those announced or being made included. */
+  /** Number of containers, those announced or being made included, and the sandbox that is held. */
   get containerCount(): number {
     return this.#containerIds().length;
   }
@@ -63,6 +66,12 @@ export class Life {
     this.#forget(containerId);
     const timer = setTimeout(() => this.#expire(containerId), announcementTimeoutMs);
     this.#announced.set(containerId, timer);
+  }
+
+  /** Keeps the daemon for a sandbox, whatever becomes of its containers. */
+  hold(sandboxId: string): void {
+    this.#forget(sandboxId);
+    this.#held = sandboxId;
   }
 
   /** Creates a container unless the daemon is ending; its end aborts the creation. */
@@ -93,6 +102,17 @@ export class Life {
     }
   }
 
+  /** The client asks for the daemon's end, on behalf of a container: it comes with that of the last one. */
+  shutdown(containerId: string): void {
+    this.#endsWithLast = true;
+    this.release(containerId);
+  }
+
+  /** A container was deleted in order: of a pod whose pause container is gone nobody asks for the daemon's end again. */
+  onDelete(): void {
+    if (this.#endsWithLast && this.containerCount === 0) this.end();
+  }
+
   /** The client is done with this container. Ends the daemon when it was the last one. */
   release(containerId: string): void {
     this.#forget(containerId);
@@ -107,6 +127,10 @@ export class Life {
    * hangs) is removed in the background.
    */
   async remove(containerId: string): Promise<number> {
+    if (containerId === this.#held) {
+      this.end();
+      return 0;
+    }
     const container = this.#options.sandbox.containers.find(({ id }) => id === containerId);
     const isLast = this.#containerIds().every((id) => id === containerId);
     if (container !== undefined && isLast) {
@@ -154,7 +178,8 @@ export class Life {
   #containerIds(): string[] {
     const made = this.#options.sandbox.containers.map((container) => container.id);
     const wanted = [...this.#creations].filter(([, { isReleased }]) => !isReleased).map(([id]) => id);
-    const ids = new Set([...made, ...this.#announced.keys(), ...wanted]);
+    const held = this.#held === undefined ? [] : [this.#held];
+    const ids = new Set([...made, ...this.#announced.keys(), ...wanted, ...held]);
     return [...ids].filter((id) => !this.#removing.has(id));
   }
 

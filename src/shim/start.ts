@@ -5,7 +5,7 @@ import { writeFileAtomic } from "../base/files.ts";
 import { checkId } from "../base/ids.ts";
 import { type Bootstrap, readBootstrap } from "./bootstrap.ts";
 import type { Flags } from "./flags.ts";
-import { groupOf } from "./group.ts";
+import { groupOf, isSandboxBundle } from "./group.ts";
 import type { ShimParts } from "./parts.ts";
 import { identityOf, writeRecord } from "./record.ts";
 import { isNobodyThere, makeSocketDirectory, socketPath } from "./socket-path.ts";
@@ -17,8 +17,8 @@ const maxAttempts = 5;
 const endingTimeoutMs = 10_000;
 
 /**
- * The `start` command: makes sure that the daemon of the container's sandbox serves, and returns its address. A daemon
- * that serves already is shared by all containers of the sandbox.
+ * The `start` command: makes sure that the daemon of the container's sandbox serves, and returns the answer with its
+ * address. A daemon that serves already is shared by all containers of the sandbox.
  *
  * @throws invalid_argument   ids, bundle or stdin are not what they should be
  * @throws unavailable        the daemon does not come up
@@ -29,6 +29,8 @@ export async function start(flags: Flags, stdin: Uint8Array, parts: ShimParts): 
   checkAddress(flags.address);
   const bundle = await checkBundle(flags.bundle === "" ? process.cwd() : flags.bundle);
   const bootstrap = readBootstrap(stdin, containerId, namespace);
+  const isSandbox = isSandboxBundle(bundle);
+  const answer = (path: string) => formatAnswer(`unix://${path}`, bootstrap.isCurrent || isSandbox);
   const sandboxId = await groupOf(bundle, containerId);
   const { stateDirectory } = await parts.loadConfig();
   const path = socketPath({
@@ -50,13 +52,14 @@ export async function start(flags: Flags, stdin: Uint8Array, parts: ShimParts): 
     const running = await attach(path, containerId);
     if (running !== undefined) {
       await note(running);
-      return `unix://${path}`;
+      return answer(path);
     }
     const daemon = await spawnDaemon(parts.script, {
       namespace,
       sandboxId,
       containerId,
       bundle,
+      isSandbox,
       socketPath: path,
       ttrpcAddress: eventAddress(flags, bootstrap),
       debug: flags.debug || bootstrap.debug,
@@ -70,12 +73,21 @@ export async function start(flags: Flags, stdin: Uint8Array, parts: ShimParts): 
     await raiseOomScore(daemon.pid);
     await note(daemon.pid);
     await daemon.release();
-    return `unix://${path}`;
+    return answer(path);
   }
   throw new RuntimeError(
     "unavailable",
     `Cannot start sandbox "${sandboxId}": its daemon ends or changes all the time`,
   );
+}
+
+/**
+ * The address, and where the caller understands it the version of the interface: with 3 containerd adds the other containers
+ * of a pod to the daemon without `start` and `delete`. Since 2.0 it does, and only such a one has bundles of sandboxes;
+ * with others those from 2.3 on can be told by what they write to stdin.
+ */
+function formatAnswer(address: string, isCurrent: boolean): string {
+  return isCurrent ? JSON.stringify({ version: 3, address, protocol: "ttrpc" }) : address;
 }
 
 /** Joins the daemon that serves at `path` and returns its pid, or undefined when none does. Waits for an ending one. */

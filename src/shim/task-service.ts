@@ -68,6 +68,7 @@ export function taskService({
     async delete(request) {
       processOf(request);
       const { exit, pid } = await containerOf(request).delete(request.execId);
+      if (request.execId === "") life.onDelete();
       return { pid, ...toExit(exit) };
     },
 
@@ -121,7 +122,7 @@ export function taskService({
     },
 
     shutdown(request) {
-      life.release(request.id);
+      life.shutdown(request.id);
       return {};
     },
   };

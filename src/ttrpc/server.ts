@@ -64,6 +64,12 @@ export class TtrpcServer {
     this.#server.on("error", this.#onInternalError);
   }
 
+  /** Resolves when all clients have hung up, or after `timeoutMs`. */
+  async waitForClients(timeoutMs: number): Promise<void> {
+    const closed = [...this.#connections].map((connection) => connection.closed);
+    await within(Promise.all(closed), timeoutMs, undefined);
+  }
+
   /**
    * Stops accepting, removes the socket file, lets the written answers reach their clients for at most `graceMs` and
    * ends the connections; open calls are aborted. Safe to call twice.

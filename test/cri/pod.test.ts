@@ -20,12 +20,16 @@ const logLines = (path: string, stream: "stdout" | "stderr") =>
     .filter((match) => match?.[1] === stream)
     .map((match) => match?.[2]);
 
-describe.for(["caisson"] satisfies Handler[])("a pod of the handler %s", (handler) => {
+describe.for(["caisson", "caisson-shim"] satisfies Handler[])("a pod of the handler %s", (handler) => {
   let pod: Pod;
   beforeAll(async () => {
     pod = await runPod(cri, handler, { hostname: "pod-name", dns_config: { servers: ["10.9.8.7"] } });
   });
   afterAll(() => pod[Symbol.asyncDispose]());
+  // What a first container makes for good (directories, the daemon's connection for events) is no leak of the next.
+  beforeAll(async () => {
+    await using _first = await pod.start("first", ["true"]);
+  });
   checkLeaksAroundEachTest(() => cri.leakScope());
 
   test("its containers share VM, network and name, and have processes of their own", async () => {

@@ -105,13 +105,13 @@ export async function startCri(images: readonly string[] = [busyboxImage]): Prom
     leakScope: () => ({
       marks: [dir.token],
       directories: [
-        "state/io.containerd.runtime.v2.task",
-        "state/io.containerd.sandbox.controller.v1.shim",
+        "state/io.containerd.runtime.v2.task/k8s.io",
+        "state/io.containerd.sandbox.controller.v1.shim/k8s.io",
         "state/io.containerd.grpc.v1.cri/containers",
         "state/io.containerd.grpc.v1.cri/sandboxes",
         "state/io.containerd.grpc.v1.cri/netns",
-        "root/io.containerd.runtime.v2.task",
-        "root/io.containerd.sandbox.controller.v1.shim",
+        "root/io.containerd.runtime.v2.task/k8s.io",
+        "root/io.containerd.sandbox.controller.v1.shim/k8s.io",
         "root/io.containerd.snapshotter.v1.overlayfs/snapshots",
         "run",
         "ipam",

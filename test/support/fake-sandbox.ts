@@ -17,6 +17,8 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { RuntimeError } from "../../src/base/errors.ts";
 import { abortable } from "../../src/base/scope.ts";
 import type {
+  BootedSandbox,
+  BootRequest,
   Container,
   ContainerStats,
   CreateContainerRequest,
@@ -43,6 +45,7 @@ export class FakeSandbox implements Sandbox {
   readonly #emit: Emit;
   readonly #containers = new Map<string, FakeContainer>();
   readonly #creating = new Set<string>();
+  readonly #ended = Promise.withResolvers<ExitStatus>();
   /** Times that close() was called. */
   closed = 0;
 
@@ -72,6 +75,15 @@ export class FakeSandbox implements Sandbox {
     );
   }
 
+  /** What boot() was given. */
+  booted: BootRequest | undefined;
+
+  async boot(request: BootRequest): Promise<BootedSandbox> {
+    if (request.spec.hostname === "fail-boot") throw new RuntimeError("unavailable", "Cannot boot");
+    this.booted = request;
+    return { ended: this.#ended.promise };
+  }
+
   async createContainer(
     request: CreateContainerRequest,
     { signal }: { signal: AbortSignal },
@@ -98,6 +110,7 @@ export class FakeSandbox implements Sandbox {
 
   async close(): Promise<void> {
     this.closed++;
+    this.#ended.resolve({ exitCode: 0, exitedAt: new Date() });
     if ([...this.#containers.values()].some((container) => container.hangsClose)) await new Promise(() => {});
     for (const container of this.#containers.values()) container.killAll(137);
   }

@@ -32,7 +32,7 @@ export interface ShimProcess extends AsyncDisposable {
   makeBundle(id: string, args: readonly string[], annotations?: Readonly<Record<string, string>>): string;
   run(action: string, options: CommandOptions): Promise<Outcome>;
   /** Runs `start` and connects to the address that it prints. */
-  start(options: CommandOptions): Promise<{ address: string; client: TtrpcClient }>;
+  start(options: CommandOptions): Promise<{ address: string; version: number; client: TtrpcClient }>;
   /** What `start` has noted about a container. */
   record(id: string): { readonly socketPath: string; readonly daemon: ProcessIdentity };
   /** What is left in the state directory and of the bundles' sockets. */
@@ -87,8 +87,12 @@ export function createShimProcess(address = ""): ShimProcess {
       const { exitCode, stdout, stderr } = await run("start", options);
       if (exitCode !== 0) throw new Error(`start failed: ${stderr}`);
       daemons.push(record(options.id).daemon);
-      const path = stdout.toString().slice("unix://".length);
-      return { address: stdout.toString(), client: await TtrpcClient.connect(path) };
+      const text = stdout.toString();
+      const { address, version } = text.startsWith("{")
+        ? (JSON.parse(text) as { address: string; version: number })
+        : { address: text, version: 2 };
+      const client = await TtrpcClient.connect(address.slice("unix://".length));
+      return { address, version, client };
     },
     record,
     leftovers: () =>

@@ -129,11 +129,12 @@ test("start takes BootstrapParams with a directory for the socket", async () => 
   const socketDir = shim.dir.join("s");
   const params = { instanceId: "a", namespace: shim.namespace, socketDir };
 
-  const { address, client } = await shim.start({
+  const { address, version, client } = await shim.start({
     id: "a",
     stdin: containerd.runtime.bootstrap.v1.BootstrapParams.encode(params).finish(),
   });
 
+  expect(version).toBe(3);
   expect(dirname(address)).toBe(`unix://${socketDir}`);
   await client[Symbol.asyncDispose]();
 });
@@ -146,7 +147,10 @@ test("start takes the Any of older containerds and a bundle without config.json"
     value: Buffer.from("0a0178", "hex"),
   }).finish();
 
-  const { client } = await shim.start({ id: "a", stdin });
+  const { client, version } = await shim.start({ id: "a", stdin });
+
+  // Only containerd 2 has bundles of sandboxes.
+  expect(version).toBe(3);
 
   expect((await client.call(service, taskMethods.connect, { id: "a" })).shimPid).toBeGreaterThan(0);
   await client[Symbol.asyncDispose]();

@@ -12,6 +12,7 @@ const params = { instanceId: "c1", namespace: "ns", containerdTtrpcAddress: "/ru
 
 test("readBootstrap() accepts nothing at all", () => {
   expect(readBootstrap(new Uint8Array(), "c1", "ns")).toEqual({
+    isCurrent: false,
     options: undefined,
     socketDirectory: undefined,
     ttrpcAddress: "",

@@ -103,3 +103,41 @@ test("a failed creation can be tried again; two at once of one id are refused", 
   life.release("a");
   expect(hasEnded()).toBe(true);
 });
+
+test("a daemon that was asked to end goes with its last container", () => {
+  const { life, containers, hasEnded } = setUp();
+  containers.push({ id: "pause" }, { id: "app" });
+
+  containers.shift();
+  life.onDelete();
+  life.shutdown("pause");
+  expect(hasEnded()).toBe(false);
+
+  containers.shift();
+  life.onDelete();
+  expect(hasEnded()).toBe(true);
+});
+
+test("a daemon that nobody asked to end stays when its last container was deleted", () => {
+  const { life, hasEnded } = setUp();
+  life.onDelete();
+
+  expect(hasEnded()).toBe(false);
+});
+
+test("a held daemon stays without containers, and ends with the removal of its sandbox", async () => {
+  const { life, containers, hasEnded } = setUp();
+  life.announce("sandbox");
+  life.hold("sandbox");
+  vi.advanceTimersByTime(200_000);
+  containers.push({ id: "app" });
+
+  containers.shift();
+  life.onDelete();
+  life.shutdown("app");
+  expect(await life.remove("app")).toBe(1);
+  expect(hasEnded()).toBe(false);
+
+  expect(await life.remove("sandbox")).toBe(0);
+  expect(hasEnded()).toBe(true);
+});
