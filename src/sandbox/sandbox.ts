@@ -125,6 +125,7 @@ class VmSandbox implements Sandbox {
     try {
       const { vm } = await this.#ensureBooted(
         spec,
+        { blockDevices: [] },
         configFor(spec.annotations, this.#options.config),
         signal,
       );
@@ -317,7 +318,7 @@ class VmSandbox implements Sandbox {
 
   #ensureBooted(
     spec: Spec,
-    { blockDevices }: ContainerPlan,
+    { blockDevices }: Pick<ContainerPlan, "blockDevices">,
     config: Config,
     signal: AbortSignal,
   ): Promise<Booted> {
