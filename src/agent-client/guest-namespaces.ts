@@ -7,7 +7,7 @@ export type SharedNamespace = "pid" | "ipc" | "uts" | "user";
 const shareable: readonly string[] = ["pid", "ipc", "uts", "user"] satisfies SharedNamespace[];
 
 /** Without these of its own, or its sandbox's, a container would be in those of the agent. */
-const needed = ["mount", "pid", "ipc", "uts"];
+const needed = ["network", "mount", "pid", "ipc", "uts"];
 
 /**
  * The namespaces that a container shares with its sandbox: those whose path is of a process that stands for the

@@ -4,7 +4,7 @@ import { type BindSource, bindSources } from "../agent-client/guest-mounts.ts";
 import { sharedNamespaces } from "../agent-client/guest-namespaces.ts";
 import { guestSpec } from "../agent-client/guest-spec.ts";
 import { withIdleInit } from "../agent-client/idle-init.ts";
-import type { Spec } from "../oci/spec.ts";
+import type { Spec, SpecMount } from "../oci/spec.ts";
 import type { SharedMemory } from "./shared-memory.ts";
 
 /** What a container needs, read from its specification before anything is made. */
@@ -27,13 +27,17 @@ export interface PlanOptions {
   /** Of the processes that stand for the sandbox, none while there is none. */
   readonly sandboxPids: readonly number[];
   readonly memory: SharedMemory;
+  /** Binds of the pod, for containers that have nothing at their destinations. */
+  readonly podMounts: readonly SpecMount[];
 }
 
 /** @throws invalid_argument, failed_precondition, unimplemented  something that a guest cannot have */
 export async function planContainer(spec: Spec, options: PlanOptions): Promise<ContainerPlan> {
   const shared = sharedNamespaces(spec, options.sandboxPids);
   const { places, storages, added } = await options.memory.placesFor(spec, shared.includes("ipc"));
-  const whole = { ...spec, mounts: [...(spec.mounts ?? []), ...added] };
+  const taken = new Set(spec.mounts?.map(({ destination }) => destination));
+  const missing = options.podMounts.filter(({ destination }) => !taken.has(destination));
+  const whole = { ...spec, mounts: [...(spec.mounts ?? []), ...added, ...missing] };
   const { containerId, terminal } = options;
   const translated = guestSpec(whole, { containerId, terminal, places });
   return {

@@ -1,7 +1,5 @@
 import type { Duplex } from "node:stream";
-import type { GuestStdio } from "../agent-client/agent-types.ts";
-import { codeOf, describe, RuntimeError } from "../base/errors.ts";
-import { writeFileAtomic } from "../base/files.ts";
+import { describe, RuntimeError } from "../base/errors.ts";
 import { checkId } from "../base/ids.ts";
 import type { Log } from "../base/log.ts";
 import { timed } from "../base/metrics.ts";
@@ -29,22 +27,20 @@ import type {
   SandboxEvent,
 } from "./model.ts";
 import type { SandboxObserver } from "./observer.ts";
+import { OomKills } from "./oom-kills.ts";
 import { GuestProcess } from "./process.ts";
 import { removeSandbox } from "./remove.ts";
 import { SharedMemory } from "./shared-memory.ts";
 import { declareStdio } from "./stdio-ends.ts";
 import { Timeline } from "./timeline.ts";
+import { endVm } from "./end-vm.ts";
 import { bootSandboxVm, type SandboxVm, type VmRequest } from "./vm.ts";
 
 /** A process that ended because somebody asked for its SIGKILL, and because its VM died under it. */
 const killedExitCode = 137;
 const lostExitCode = 255;
-/** For the guest to sync and power off; then the VM is killed. */
-const powerOffTimeoutMs = 2_000;
 /** A delete must end when the guest hangs, too; what it keeps in there goes with the VM. */
 const forgetTimeoutMs = 4_000;
-/** Shortest time between two events of OOM kills in one container. */
-const oomIntervalMs = 1_000;
 
 export interface SandboxOptions {
   readonly namespace: string;
@@ -77,7 +73,7 @@ class VmSandbox implements Sandbox {
   readonly #creating = new Set<string>();
   /** Exits of inits that died before their create call was over. */
   readonly #earlyExits = new Map<string, number>();
-  readonly #oomAtMs = new WeakMap<GuestContainer, number>();
+  readonly #oomKills = new OomKills();
   readonly #timeline: Timeline;
   readonly #memory = new SharedMemory();
   #host: Promise<HostState> | undefined;
@@ -129,12 +125,8 @@ class VmSandbox implements Sandbox {
         configFor(spec.annotations, this.#options.config),
         signal,
       );
-      const ended = vm.lost.then(
-        (): ExitStatus => ({
-          exitCode: this.#closing === undefined ? lostExitCode : 0,
-          exitedAt: new Date(),
-        }),
-      );
+      const exitCode = () => (this.#closing === undefined ? lostExitCode : 0);
+      const ended = vm.lost.then((): ExitStatus => ({ exitCode: exitCode(), exitedAt: new Date() }));
       void this.#saveTimeline();
       return { ended };
     } catch (error) {
@@ -207,7 +199,7 @@ class VmSandbox implements Sandbox {
   async #create(request: CreateContainerRequest, signal: AbortSignal): Promise<GuestContainer> {
     const { containerId, bundle, stdio } = request;
     const { log } = this.#options;
-    const spec = withMissingMounts(await loadSpec(bundle), this.#podMounts);
+    const spec = await loadSpec(bundle);
     const config = configFor(spec.annotations, this.#options.config);
     // Before anything is made: what a guest cannot have is refused at once.
     const plan = await planContainer(spec, {
@@ -216,6 +208,7 @@ class VmSandbox implements Sandbox {
       isIdle: request.isIdle ?? false,
       sandboxPids: this.#booted === undefined ? [] : [this.#pid, ...this.standIns],
       memory: this.#memory,
+      podMounts: this.#podMounts,
     });
     const host = await this.#ensureHost();
     const containerLog = log.child({ container: containerId });
@@ -249,7 +242,7 @@ class VmSandbox implements Sandbox {
             containerId,
             ...plan.guest,
             disks: guestDisks(plan.blockDevices, vm.volumes, containerId),
-            stdio: guestStdio(request, spec),
+            stdio: { ...declareStdio(request), ...consoleSizeOf(spec.process?.consoleSize) },
             noPivotRoot: request.noPivotRoot,
           },
           signal,
@@ -363,13 +356,10 @@ class VmSandbox implements Sandbox {
     else if (this.#creating.has(containerId) && execId === "") this.#earlyExits.set(containerId, exitCode);
   }
 
-  /** The guest may report kills without end: one per container in a while is news, the statistics count them all. */
   #onOomKill(containerId: string): void {
     const container = this.#containers.get(containerId);
-    const now = performance.now();
-    if (container === undefined || now - (this.#oomAtMs.get(container) ?? -Infinity) < oomIntervalMs) return;
-    this.#oomAtMs.set(container, now);
-    this.#options.emit({ type: "oom", container });
+    if (container !== undefined && this.#oomKills.isNews(container))
+      this.#options.emit({ type: "oom", container });
   }
 
   /** The VM has ended, for whatever reason: every process that was in it has ended too. */
@@ -424,10 +414,12 @@ class VmSandbox implements Sandbox {
     const booted = await this.#booted?.catch(() => undefined);
     const host = await this.#host?.catch(() => undefined);
     if (booted !== undefined) {
-      await this.#endVm(booted.vm).catch((error: unknown) => {
-        // What it holds is in the journal: the removal below has the last word on it.
-        this.#options.log.warn({ error: describe(error) }, "cannot end the VM in order");
-      });
+      await endVm(booted.vm, { isLost: this.#lostReason !== undefined, log: this.#options.log }).catch(
+        (error: unknown) => {
+          // What it holds is in the journal: the removal below has the last word on it.
+          this.#options.log.warn({ error: describe(error) }, "cannot end the VM in order");
+        },
+      );
       await booted.vm.lost;
     }
     host?.journal[Symbol.dispose]();
@@ -442,35 +434,9 @@ class VmSandbox implements Sandbox {
     this.#isLeft = false;
   }
 
-  async #endVm(vm: SandboxVm): Promise<void> {
-    try {
-      await this.#powerOff(vm);
-    } finally {
-      await vm[Symbol.asyncDispose]();
-    }
-  }
-
-  /** Lets the guest write back what it has; a VM that is gone or hung is simply killed by the caller. */
-  async #powerOff({ agent, vm }: SandboxVm): Promise<void> {
-    if (this.#lostReason !== undefined) return;
-    using limit = scope(undefined, powerOffTimeoutMs, "the power-off of the guest");
-    let graceMs = powerOffTimeoutMs;
-    await agent.powerOff(limit.signal).catch((error: unknown) => {
-      this.#options.log.debug({ error: describe(error) }, "power-off of the guest");
-      // The answer may be lost with the connection; a guest that does not answer at all is not waited for again.
-      if (codeOf(error) === "deadline_exceeded") graceMs = 0;
-    });
-    await vm.stop({ graceMs });
-  }
-
   async #saveTimeline(): Promise<void> {
     const host = await this.#host;
-    if (host === undefined) return;
-    await writeFileAtomic(host.paths.timeline, JSON.stringify(this.#timeline.phases)).catch(
-      (error: unknown) => {
-        this.#options.log.warn({ error: describe(error) }, "cannot write the timeline");
-      },
-    );
+    if (host !== undefined) await this.#timeline.save(host.paths.timeline, this.#options.log);
   }
 
   #lostError(cause?: unknown): RuntimeError {
@@ -480,14 +446,4 @@ class VmSandbox implements Sandbox {
       { cause },
     );
   }
-}
-
-function guestStdio(request: CreateContainerRequest, spec: Spec): GuestStdio {
-  return { ...declareStdio(request), ...consoleSizeOf(spec.process?.consoleSize) };
-}
-
-function withMissingMounts(spec: Spec, mounts: readonly SpecMount[]): Spec {
-  const taken = new Set(spec.mounts?.map(({ destination }) => destination));
-  const missing = mounts.filter(({ destination }) => !taken.has(destination));
-  return missing.length === 0 ? spec : { ...spec, mounts: [...(spec.mounts ?? []), ...missing] };
 }

@@ -1,3 +1,7 @@
+import { describe } from "../base/errors.ts";
+import { writeFileAtomic } from "../base/files.ts";
+import type { Log } from "../base/log.ts";
+
 /** One measured part of a start. Times are relative to the start of the shim's process. */
 export interface Phase {
   readonly name: string;
@@ -32,6 +36,13 @@ export class Timeline {
     const phase = { name, startMs: round(startMs), durationMs: round(durationMs) };
     this.#phases.push(phase);
     this.#onPhase?.(phase);
+  }
+
+  /** Best effort: a file that cannot be written is logged. */
+  async save(path: string, log: Log): Promise<void> {
+    await writeFileAtomic(path, JSON.stringify(this.#phases)).catch((error: unknown) => {
+      log.warn({ error: describe(error) }, "cannot write the timeline");
+    });
   }
 }
 

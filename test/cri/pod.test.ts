@@ -98,6 +98,6 @@ test("hostNetwork is refused with the reason", async () => {
   const network = { linux: { security_context: { namespace_options: { network: 2 } } } };
 
   await expect(runPod(cri, "caisson", network)).rejects.toThrow(
-    /host's network.*a VM has a network of its own/,
+    /no network namespace of its own, and the host's is out of reach of a VM/,
   );
 });

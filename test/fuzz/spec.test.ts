@@ -120,6 +120,7 @@ async function readAll() {
     isIdle: false,
     sandboxPids: [],
     memory: new SharedMemory(),
+    podMounts: [],
   });
   const guest = JSON.parse(Buffer.from(plan.guest.ociConfigJson).toString()) as Spec;
   const size = sizeOf(spec, own, host);

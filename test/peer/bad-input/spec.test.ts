@@ -127,7 +127,7 @@ const rows: readonly Row[] = [
     name: "84 no network namespace: the host's network",
     make: () => ({ spec: { linux: { namespaces: [{ type: "mount" }, { type: "pid" }] } } }),
     code: "failed_precondition",
-    message: /the host's network/,
+    message: /no network namespace of its own, and the host's/,
   },
   {
     name: "84 the network namespace of the host",
