@@ -2,7 +2,7 @@ import { expect, test } from "vitest";
 import { sharedNamespaces } from "../../../src/agent-client/guest-namespaces.ts";
 import type { Spec } from "../../../src/oci/spec.ts";
 
-const own = ["mount", "pid", "ipc", "uts"].map((type) => ({ type }));
+const own = ["network", "mount", "pid", "ipc", "uts"].map((type) => ({ type }));
 
 function withNamespaces(namespaces: readonly object[] | undefined): Spec {
   return { ociVersion: "1.2.0", root: { path: "rootfs" }, linux: { namespaces } } as unknown as Spec;
@@ -44,7 +44,7 @@ test("the first container of a sandbox can join nothing", () => {
   expect(() => sharedNamespaces(withNamespaces(joining("pid", "/proc/0/ns/pid")), [])).toThrow("/proc/0/");
 });
 
-test.each(["mount", "pid", "ipc", "uts"])("the host's %s namespace is refused", (type) => {
+test.each(["network", "mount", "pid", "ipc", "uts"])("the host's %s namespace is refused", (type) => {
   const namespaces = own.filter((entry) => entry.type !== type);
 
   expect(() => sharedNamespaces(withNamespaces(namespaces), [78_000, 77])).toThrow(
@@ -53,5 +53,5 @@ test.each(["mount", "pid", "ipc", "uts"])("the host's %s namespace is refused", 
 });
 
 test("no namespaces at all are the host's", () => {
-  expect(() => sharedNamespaces(withNamespaces(undefined), [])).toThrow("mount namespace");
+  expect(() => sharedNamespaces(withNamespaces(undefined), [])).toThrow("network namespace");
 });
