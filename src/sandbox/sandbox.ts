@@ -198,7 +198,6 @@ class VmSandbox implements Sandbox {
 
   async #create(request: CreateContainerRequest, signal: AbortSignal): Promise<GuestContainer> {
     const { containerId, bundle, stdio } = request;
-    const { log } = this.#options;
     const spec = await loadSpec(bundle);
     const config = configFor(spec.annotations, this.#options.config);
     // Before anything is made: what a guest cannot have is refused at once.
@@ -211,7 +210,7 @@ class VmSandbox implements Sandbox {
       podMounts: this.#podMounts,
     });
     const host = await this.#ensureHost();
-    const containerLog = log.child({ container: containerId });
+    const containerLog = this.#options.log.child({ container: containerId });
     let io: ProcessIo | undefined;
     try {
       // What has failed is not waited for with the reader of a FIFO, which may never come.
