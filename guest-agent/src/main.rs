@@ -32,6 +32,7 @@ mod stats;
 mod stdio;
 mod storage;
 mod sysctl;
+mod volumes;
 mod vsock;
 
 /// The messages and the service of `agent.proto`.

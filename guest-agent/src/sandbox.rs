@@ -14,6 +14,7 @@ use crate::proto::{CreateContainerRequest, Storage};
 use crate::reaper::Reaper;
 use crate::stdio::{Endpoints, TOKEN_BYTES};
 use crate::storage::{STORAGE_LIMIT, mount_storage};
+use crate::volumes::Volumes;
 use crate::{devices, ids};
 
 /// Containers that a sandbox may have at once.
@@ -31,6 +32,7 @@ pub struct Sandbox {
     sandbox_id: Mutex<String>,
     containers: Mutex<BTreeMap<String, Option<Arc<Container>>>>,
     namespaces: SharedNamespaces,
+    volumes: Volumes,
     /// Places that containers have had mounted.
     storages: Mutex<BTreeSet<String>>,
 }
@@ -54,6 +56,7 @@ impl Sandbox {
             sandbox_id: Mutex::default(),
             containers: Mutex::default(),
             namespaces: SharedNamespaces::default(),
+            volumes: Volumes::default(),
             storages: Mutex::default(),
         }
     }
@@ -120,8 +123,10 @@ impl Sandbox {
         if request.all_devices {
             additions.devices.extend(devices::all()?);
         }
+        let volumes = self.volumes.hold(&request.volumes)?;
         let is_sandbox = lock(&self.sandbox_id).as_str() == request.container_id;
-        let (container, pid) = Container::create(request, &additions, self.reaper.clone(), self.events.clone()).await?;
+        let (container, pid) =
+            Container::create(request, &additions, volumes, self.reaper.clone(), self.events.clone()).await?;
         if is_sandbox {
             self.namespaces.take_of(pid)?;
         }

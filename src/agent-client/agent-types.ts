@@ -85,6 +85,8 @@ export interface GuestContainerRequest {
   readonly disks: readonly GuestDisk[];
   /** The container gets every device of the guest. */
   readonly allDevices: boolean;
+  /** Paths in the share that its mounts come from; containers with the same path share the mount. */
+  readonly volumes: readonly string[];
 }
 
 export interface GuestReport {

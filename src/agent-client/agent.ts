@@ -142,6 +142,7 @@ export class Agent implements Disposable {
         storages: [...request.storages],
         sharedNamespaces: [...request.sharedNamespaces],
         disks: [...request.disks],
+        volumes: [...request.volumes],
       },
       signal,
     );

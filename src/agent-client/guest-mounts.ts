@@ -6,7 +6,6 @@ export const guestShareDirectory = "/run/caisson/shared";
 
 /** A host path that the container wants bound, to be added to the share before the container is created. */
 export interface BindSource {
-  readonly index: number;
   readonly source: string;
   /** With what is mounted below it. */
   readonly recursive: boolean;
@@ -21,14 +20,13 @@ export interface BindSource {
 /** Mounts that the guest has a place of its own for, by the mount: its path in the guest. */
 export type GuestPlaces = ReadonlyMap<SpecMount, string>;
 
-/** The bind mounts of a spec that are shared by the host, numbered from 0. @throws invalid_argument  a bad id mapping */
+/** The bind mounts of a spec that are shared by the host, in their order. @throws invalid_argument  a bad id mapping */
 export function bindSources(spec: Spec, places: GuestPlaces): BindSource[] {
   return (spec.mounts ?? [])
     .filter((mount) => isBind(mount) && !places.has(mount))
-    .map((mount, index) => {
+    .map((mount) => {
       const options = new Set(mount.options);
       return {
-        index,
         source: mount.source ?? "",
         recursive: options.has("rbind") || !options.has("bind"),
         readOnly: options.has("rro") ? "all" : options.has("ro") ? "top" : "none",
@@ -41,13 +39,20 @@ export function bindSources(spec: Spec, places: GuestPlaces): BindSource[] {
 /** Of "shared" the half that leads into the guest. */
 const followsHost = ["slave", "rslave", "shared", "rshared"];
 
+/** Where the binds have their sources in the guest. */
+export interface GuestSources {
+  readonly places: GuestPlaces;
+  /** Paths in the share, of the `bindSources` in their order. */
+  readonly shared: readonly string[];
+}
+
 /** The mounts as the guest's runtime gets them: binds come from the share or from a place in the guest. */
-export function guestMounts(spec: Spec, containerId: string, places: GuestPlaces): SpecMount[] {
+export function guestMounts(spec: Spec, { places, shared }: GuestSources): SpecMount[] {
   let nextBind = 0;
   return (spec.mounts ?? []).map((mount) => {
     if (!isBind(mount)) return mount;
     const place = places.get(mount);
-    const source = place ?? `${guestShareDirectory}/${containerId}/mounts/${nextBind++}`;
+    const source = place ?? `${guestShareDirectory}/${shared[nextBind++]}`;
     const { uidMappings: _uids, gidMappings: _gids, options = [], ...kept } = mount;
     return {
       ...kept,

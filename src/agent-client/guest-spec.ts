@@ -1,7 +1,7 @@
 import { RuntimeError } from "../base/errors.ts";
 import type { Spec } from "../oci/spec.ts";
 import { guestDeviceRules, guestOwnDevices } from "./guest-devices.ts";
-import { type GuestPlaces, guestMounts, guestShareDirectory } from "./guest-mounts.ts";
+import { type GuestSources, guestMounts, guestShareDirectory } from "./guest-mounts.ts";
 import { containerSysctls } from "./guest-sysctls.ts";
 
 /** crun before 1.9 refuses other versions than 1.0.x; what later minor versions add are fields of their own. */
@@ -10,21 +10,18 @@ const guestOciVersion = "1.0.2";
 export interface GuestSpecOptions {
   readonly containerId: string;
   readonly terminal: boolean;
-  readonly places: GuestPlaces;
+  readonly sources: GuestSources;
 }
 
 /**
  * The configuration that the guest's runtime gets: host paths replaced by their place in the guest, and what has no
- * meaning there removed. What would be a silent loss of protection is refused instead.
+ * meaning there removed. What would be a silent loss of protection is refused by `refuseUnsupported`.
  *
  * Removed: the network namespace and the sysctls of the guest (it is the pod's), the paths of namespaces that the agent fills in
  * and the devices that it adds (see `sharedNamespaces`, `blockDevices`), the host's cgroup path and cpusets (the guest has CPUs of
  * its own), AppArmor profiles and SELinux labels (the guest kernel has no such module; the VM is the stronger wall), annotations.
- *
- * @throws unimplemented  Intel RDT, a seccomp listener
  */
-export function guestSpec(spec: Spec, { containerId, terminal, places }: GuestSpecOptions): Spec {
-  refuseUnsupported(spec);
+export function guestSpec(spec: Spec, { containerId, terminal, sources }: GuestSpecOptions): Spec {
   const { annotations: _annotations, hooks, linux = {}, process, ...rest } = spec;
   const {
     apparmorProfile: _profile,
@@ -36,7 +33,7 @@ export function guestSpec(spec: Spec, { containerId, terminal, places }: GuestSp
     ociVersion: guestOciVersion,
     process: { ...guestProcess, terminal } as unknown as NonNullable<Spec["process"]>,
     root: { ...spec.root, path: `${guestShareDirectory}/${containerId}/rootfs` },
-    mounts: guestMounts(spec, containerId, places),
+    mounts: guestMounts(spec, sources),
     // Those of the container's namespace; the others run on the host.
     hooks: {
       createContainer: hooks?.createContainer ?? [],
@@ -83,7 +80,8 @@ function guestResources(spec: Spec, resources: object): object {
   };
 }
 
-function refuseUnsupported(spec: Spec): void {
+/** @throws unimplemented  Intel RDT, a seccomp listener */
+export function refuseUnsupported(spec: Spec): void {
   const linux = (spec.linux ?? {}) as { readonly intelRdt?: unknown; readonly seccomp?: unknown };
   const refuse = (fact: string) => new RuntimeError("unimplemented", `Cannot create the container: ${fact}`);
   if (linux.intelRdt !== undefined) throw refuse("linux.intelRdt is not supported");

@@ -1080,6 +1080,9 @@ export namespace caisson {
                 /** CreateContainerRequest allDevices. */
                 allDevices: boolean;
 
+                /** CreateContainerRequest volumes. */
+                volumes: string[];
+
                 /**
                  * Encodes the specified CreateContainerRequest message. Does not implicitly {@link caisson.agent.v1.CreateContainerRequest.verify|verify} messages.
                  * @param message CreateContainerRequest message or plain object to encode
@@ -1127,6 +1130,9 @@ export namespace caisson {
 
                     /** CreateContainerRequest allDevices */
                     allDevices?: (boolean|null);
+
+                    /** CreateContainerRequest volumes */
+                    volumes?: (string[]|null);
 
                     /** Unknown fields preserved while decoding when enabled */
                     $unknowns?: Uint8Array[];

@@ -1639,6 +1639,7 @@ export const caisson = $root.caisson = (() => {
                     this.storages = [];
                     this.sharedNamespaces = [];
                     this.disks = [];
+                    this.volumes = [];
                     if (properties)
                         for (let keys = $Object.keys(properties), i = 0; i < keys.length; ++i)
                             if (properties[keys[i]] != null && keys[i] !== "__proto__")
@@ -1653,6 +1654,7 @@ export const caisson = $root.caisson = (() => {
                 CreateContainerRequest.prototype.sharedNamespaces = $util.emptyArray;
                 CreateContainerRequest.prototype.disks = $util.emptyArray;
                 CreateContainerRequest.prototype.allDevices = false;
+                CreateContainerRequest.prototype.volumes = $util.emptyArray;
 
                 CreateContainerRequest.encode = function (message, writer, _depth) {
                     if (!writer)
@@ -1680,6 +1682,9 @@ export const caisson = $root.caisson = (() => {
                             $root.caisson.agent.v1.Disk.encode(message.disks[i], writer.uint32(58).fork(), _depth + 1).ldelim();
                     if (message.allDevices != null && $Object.hasOwnProperty.call(message, "allDevices") && message.allDevices !== false)
                         writer.uint32(64).bool(message.allDevices);
+                    if (message.volumes != null && message.volumes.length)
+                        for (let i = 0; i < message.volumes.length; ++i)
+                            writer.uint32(74).string(message.volumes[i]);
                     if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                         for (let i = 0; i < message.$unknowns.length; ++i)
                             writer.raw(message.$unknowns[i]);
@@ -1777,6 +1782,14 @@ export const caisson = $root.caisson = (() => {
                                     message.allDevices = value;
                                 else
                                     delete message.allDevices;
+                                continue;
+                            }
+                        case 9: {
+                                if (wireType !== 2)
+                                    break;
+                                if (!(message.volumes && message.volumes.length))
+                                    message.volumes = [];
+                                message.volumes.push(reader.stringVerify());
                                 continue;
                             }
                         }

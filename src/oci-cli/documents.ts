@@ -54,13 +54,13 @@ export function featuresDocument() {
     ociVersionMax: "1.2.0",
     hooks: ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
     mountOptions: words(`
-      async atime bind defaults dev diratime dirsync exec iversion mand noatime nodev nodiratime noexec noiversion
-      nomand norelatime nostrictatime nosuid private rbind relatime remount ro rprivate rslave rw slave strictatime
+      async atime bind defaults dev diratime dirsync exec idmap iversion mand noatime nodev nodiratime noexec noiversion
+      nomand norelatime nostrictatime nosuid private rbind relatime remount ridmap ro rprivate rro rslave rw slave strictatime
       suid sync tmpcopyup
     `),
     linux: {
       // Those of its own; the network namespace can be joined by path, and is mirrored into the guest.
-      namespaces: ["cgroup", "ipc", "mount", "network", "pid", "uts"],
+      namespaces: ["cgroup", "ipc", "mount", "network", "pid", "user", "uts"],
       cgroup: { v1: false, v2: true, systemd: false, systemdUser: false, rdma: false },
       seccomp: {
         enabled: true,
@@ -73,7 +73,7 @@ export function featuresDocument() {
       apparmor: { enabled: false },
       selinux: { enabled: false },
       intelRdt: { enabled: false },
-      mountExtensions: { idmap: { enabled: false } },
+      mountExtensions: { idmap: { enabled: true } },
     },
     annotations: {
       "io.caisson.version": version,

@@ -2,7 +2,7 @@ import type { GuestContainerRequest } from "../agent-client/agent-types.ts";
 import { type BlockDevice, blockDevices, hasAllDevices } from "../agent-client/guest-devices.ts";
 import { type BindSource, bindSources } from "../agent-client/guest-mounts.ts";
 import { sharedNamespaces } from "../agent-client/guest-namespaces.ts";
-import { guestSpec } from "../agent-client/guest-spec.ts";
+import { guestSpec, refuseUnsupported } from "../agent-client/guest-spec.ts";
 import { withIdleInit } from "../agent-client/idle-init.ts";
 import type { Spec, SpecMount } from "../oci/spec.ts";
 import type { SharedMemory } from "./shared-memory.ts";
@@ -12,10 +12,12 @@ export interface ContainerPlan {
   /** Shared by the host. */
   readonly binds: readonly BindSource[];
   readonly blockDevices: readonly BlockDevice[];
-  /** For the agent. */
-  readonly guest: Pick<
+  /** For the agent. `shared` are the paths of `binds` in the share. */
+  guest(
+    shared: readonly string[],
+  ): Pick<
     GuestContainerRequest,
-    "ociConfigJson" | "storages" | "sharedNamespaces" | "allDevices"
+    "ociConfigJson" | "storages" | "sharedNamespaces" | "allDevices" | "volumes"
   >;
 }
 
@@ -33,21 +35,25 @@ export interface PlanOptions {
 
 /** @throws invalid_argument, failed_precondition, unimplemented  something that a guest cannot have */
 export async function planContainer(spec: Spec, options: PlanOptions): Promise<ContainerPlan> {
-  const shared = sharedNamespaces(spec, options.sandboxPids);
-  const { places, storages, added } = await options.memory.placesFor(spec, shared.includes("ipc"));
+  refuseUnsupported(spec);
+  const sharedTypes = sharedNamespaces(spec, options.sandboxPids);
+  const { places, storages, added } = await options.memory.placesFor(spec, sharedTypes.includes("ipc"));
   const taken = new Set(spec.mounts?.map(({ destination }) => destination));
   const missing = options.podMounts.filter(({ destination }) => !taken.has(destination));
   const whole = { ...spec, mounts: [...(spec.mounts ?? []), ...added, ...missing] };
-  const { containerId, terminal } = options;
-  const translated = guestSpec(whole, { containerId, terminal, places });
+  const { containerId, terminal, isIdle } = options;
   return {
     binds: bindSources(whole, places),
     blockDevices: blockDevices(spec),
-    guest: {
-      ociConfigJson: Buffer.from(JSON.stringify(options.isIdle ? withIdleInit(translated) : translated)),
-      storages,
-      sharedNamespaces: shared,
-      allDevices: hasAllDevices(spec),
+    guest: (shared) => {
+      const translated = guestSpec(whole, { containerId, terminal, sources: { places, shared } });
+      return {
+        ociConfigJson: Buffer.from(JSON.stringify(isIdle ? withIdleInit(translated) : translated)),
+        storages,
+        sharedNamespaces: sharedTypes,
+        allDevices: hasAllDevices(spec),
+        volumes: shared,
+      };
     },
   };
 }

@@ -220,7 +220,7 @@ class VmSandbox implements Sandbox {
         return work;
       };
       const ioSignal = AbortSignal.any([signal, failure.signal]);
-      const [booted, , opened] = await settleAll([
+      const [booted, shared, opened] = await settleAll([
         orFail(this.#ensureBooted(spec, plan, config, signal)),
         orFail(
           this.#timeline.measure("mounts", () =>
@@ -239,7 +239,7 @@ class VmSandbox implements Sandbox {
         vm.agent.createContainer(
           {
             containerId,
-            ...plan.guest,
+            ...plan.guest(shared),
             disks: guestDisks(plan.blockDevices, vm.volumes, containerId),
             stdio: { ...declareStdio(request), ...consoleSizeOf(spec.process?.consoleSize) },
             noPivotRoot: request.noPivotRoot,

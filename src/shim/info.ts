@@ -5,10 +5,7 @@ const runtimeName = "io.containerd.caisson.v2";
 
 const featuresTypeUrl = "types.containerd.io/opencontainers/runtime-spec/1/features/Features";
 
-/**
- * What containers may ask for, as the OCI features document says it. Nothing is claimed that has not been built:
- * no recursive read-only mounts ("rro"), no id-mapped mounts.
- */
+/** What containers may ask for, as the OCI features document says it. Nothing is claimed that has not been built. */
 const features = {
   ociVersionMin: "1.0.0",
   ociVersionMax: "1.2.0",
@@ -17,6 +14,7 @@ const features = {
     "bind",
     "rbind",
     "ro",
+    "rro",
     "rw",
     "nosuid",
     "suid",
@@ -26,11 +24,17 @@ const features = {
     "exec",
     "relatime",
     "noatime",
+    "private",
+    "rprivate",
+    "slave",
+    "rslave",
+    "idmap",
+    "ridmap",
   ],
   linux: {
-    namespaces: ["cgroup", "ipc", "mount", "network", "pid", "uts"],
+    namespaces: ["cgroup", "ipc", "mount", "network", "pid", "user", "uts"],
     cgroup: { v1: false, v2: true, systemd: false, systemdUser: false },
-    mountExtensions: { idmap: { enabled: false } },
+    mountExtensions: { idmap: { enabled: true } },
   },
 };
 

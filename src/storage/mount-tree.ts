@@ -12,6 +12,8 @@ export interface MountSource extends AsyncDisposable {
   readonly fd: number;
   /** Without symbolic links, as it was when it was opened. */
   readonly realPath: string;
+  /** Its device and inode number. */
+  readonly identity: string;
   readonly isDirectory: boolean;
   readonly isFile: boolean;
 }
@@ -25,10 +27,11 @@ export async function openMountSource(path: string): Promise<MountSource> {
     throw new RuntimeError(systemErrorCode(cause), `Cannot bind "${path}"`, { cause });
   }
   try {
-    const status = await handle.stat();
+    const status = await handle.stat({ bigint: true });
     return {
       fd: handle.fd,
       realPath: await readlink(`/proc/self/fd/${handle.fd}`),
+      identity: `${status.dev}:${status.ino}`,
       isDirectory: status.isDirectory(),
       isFile: status.isFile(),
       [Symbol.asyncDispose]: () => handle.close(),

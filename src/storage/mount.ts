@@ -1,10 +1,12 @@
 import { readFileSync, realpathSync } from "node:fs";
+import { mkdir } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { errnoOf, RuntimeError } from "../base/errors.ts";
 import { exec } from "../base/exec.ts";
 import { systemErrorCode } from "../base/files.ts";
 import { loadNative } from "../base/native.ts";
-import { attachCopy, openMountSource } from "./mount-tree.ts";
+import { attachCopy, type IdMap, openMountSource } from "./mount-tree.ts";
+import { layersOf, shortenLayers, takeIdMap, withLayers } from "./mount-options.ts";
 
 const mountTimeoutMs = 20_000;
 
@@ -45,7 +47,10 @@ function unescapePath(path: string): string {
   return path.replace(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)));
 }
 
-/** Mounts a file system. Options that only containerd reads (`X-containerd.*`) are left out. */
+/**
+ * Mounts a file system of containerd's. Options that only it reads (`X-containerd.*`) are left out; `uidmap` and `gidmap` are those
+ * of its snapshotters.
+ */
 export async function mount(
   type: string,
   source: string,
@@ -57,52 +62,64 @@ export async function mount(
     if (value.includes("\0"))
       throw new RuntimeError("invalid_argument", `Cannot mount "${target}": an option holds NUL`);
   }
-  const isBind = wanted.includes("bind") || wanted.includes("rbind") || type === "bind";
+  const { idMap, rest } = takeIdMap(wanted);
+  const isBind = rest.includes("bind") || rest.includes("rbind") || type === "bind";
   if (isBind) {
-    await bindMount(source, target, { recursive: !wanted.includes("bind"), readOnly: wanted.includes("ro") });
-    return;
+    await bindMount(source, target, {
+      recursive: !rest.includes("bind"),
+      readOnly: rest.includes("ro"),
+      idMap,
+    });
+  } else if (type === "overlay") {
+    const layers = idMap === undefined ? rest : await mapLayers(target, rest, idMap);
+    const { options: shortened, cwd } = shortenLayers(layers);
+    await mountFileSystem(type, source, target, shortened, cwd);
+  } else if (idMap === undefined) {
+    await mountFileSystem(type, source, target, rest);
+  } else {
+    throw new RuntimeError(
+      "unimplemented",
+      `Cannot mount "${target}": the ids of a file system of type "${type}" cannot be mapped, those of overlay and bind can`,
+    );
   }
-  const { options: shortened, cwd } = type === "overlay" ? shortenLayers(wanted) : { options: wanted };
-  const optionArguments = shortened.length === 0 ? [] : ["-o", shortened.join(",")];
+}
+
+/**
+ * Binds the layers of an overlay with mapped ids below the overlay's own target, which covers them then, and returns its
+ * options with their names. An overlay itself cannot map ids; its upper layer has the ids that are seen.
+ */
+async function mapLayers(target: string, options: readonly string[], idMap: IdMap): Promise<string[]> {
+  const layers = layersOf(options);
+  await mountFileSystem("tmpfs", "tmpfs", target, ["mode=700"]);
+  for (const [index, layer] of layers.entries()) {
+    const place = join(target, String(index));
+    await mkdir(place);
+    await bindMount(layer.replaceAll(/\\(.)/g, "$1"), place, { readOnly: true, idMap });
+  }
+  const places = layers.map((_, index) => join(target, String(index)));
+  return withLayers(options, places);
+}
+
+async function mountFileSystem(
+  type: string,
+  source: string,
+  target: string,
+  options: readonly string[],
+  cwd?: string,
+): Promise<void> {
+  const optionArguments = options.length === 0 ? [] : ["-o", options.join(",")];
   await exec(["mount", "--no-mtab", "-t", type, ...optionArguments, "--", source, target], {
     timeoutMs: mountTimeoutMs,
     ...(cwd === undefined ? {} : { cwd }),
   });
 }
 
-/** mount(2) takes one page of options; mount(8) needs a little of it for itself. */
-const maxOptionBytes = 4096 - 128;
-
-/**
- * Options of an overlay that has many layers: those that are too long together are named relative to the directory that
- * holds them all, which has to be the working directory then (as containerd does).
- */
-function shortenLayers(options: readonly string[]): {
-  readonly options: readonly string[];
-  readonly cwd?: string;
-} {
-  const prefix = "lowerdir=";
-  const lower = options.find((option) => option.startsWith(prefix));
-  if (lower === undefined || Buffer.byteLength(options.join(",")) <= maxOptionBytes) return { options };
-  // A colon that belongs to a name has a backslash before it.
-  const layers = lower.slice(prefix.length).split(/(?<!\\):/);
-  const first = layers[0] ?? "";
-  let common = dirname(first);
-  while (common !== "/" && common !== "." && !layers.every((layer) => layer.startsWith(`${common}/`))) {
-    common = dirname(common);
-  }
-  // What is escaped is a name only after the kernel has read it.
-  if (common === "/" || common === "." || common.includes("\\")) return { options };
-  const relative = layers.map((layer) => layer.slice(common.length + 1));
-  const shortened = options.map((option) => (option === lower ? `${prefix}${relative.join(":")}` : option));
-  return { options: shortened, cwd: common };
-}
-
-export interface BindOptions {
+interface BindOptions {
   /** Bring along the mounts below the source. */
   readonly recursive?: boolean;
   /** Holds for the mounts below it, too. */
   readonly readOnly?: boolean;
+  readonly idMap?: IdMap | undefined;
 }
 
 /** Binds a file or directory, privately, onto an existing target of the same kind. */
@@ -113,6 +130,7 @@ async function bindMount(source: string, target: string, options: BindOptions): 
     readOnly: options.readOnly ? "all" : "none",
     noSuidAndDev: false,
     propagation: "private",
+    idMap: options.idMap && { ...options.idMap, recursive: false },
   });
 }
 
@@ -153,8 +171,11 @@ export function unmountAllBelow(directory: string): void {
 
 const maxRounds = 16;
 
-/** One may have gone with another: no mount point any more, or no path (its directory was in the other). */
-function detach(path: string): void {
+/**
+ * Detaches the mount at `path` with what is mounted below it. Success when nothing is mounted there, or there is no such path: it
+ * may have gone with another.
+ */
+export function detach(path: string): void {
   try {
     loadNative().detachMount(path);
   } catch (cause) {

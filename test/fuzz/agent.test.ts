@@ -38,6 +38,7 @@ const calls: Record<string, (agent: Agent) => Promise<unknown>> = {
       sharedNamespaces: [],
       disks: [],
       allDevices: false,
+      volumes: [],
     }),
   CreateExec: (agent) => agent.createExec({ ...address, ociProcessJson: Buffer.from("{}"), stdio }),
   StartProcess: (agent) => agent.startProcess(address),

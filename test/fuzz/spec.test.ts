@@ -104,7 +104,7 @@ test("a specification with anything anywhere is read, or refused and named", asy
         expect(path).toBeUndefined();
       }
       for (const { source, type } of guest.mounts ?? []) {
-        if (type === "bind") expect(source).toMatch(/^\/run\/caisson\/shared\/c1\/mounts\/\d+$/);
+        if (type === "bind") expect(source).toMatch(/^\/run\/caisson\/shared\/\.volumes\/\d+$/);
       }
     }),
   );
@@ -122,7 +122,9 @@ async function readAll() {
     memory: new SharedMemory(),
     podMounts: [],
   });
-  const guest = JSON.parse(Buffer.from(plan.guest.ociConfigJson).toString()) as Spec;
+  const guest = JSON.parse(
+    Buffer.from(plan.guest(plan.binds.map((_, index) => `.volumes/${index}`)).ociConfigJson).toString(),
+  ) as Spec;
   const size = sizeOf(spec, own, host);
   expect(size.vcpus).toBeGreaterThanOrEqual(1);
   expect(size.vcpus).toBeLessThanOrEqual(host.cpuCount);

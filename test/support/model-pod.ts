@@ -22,6 +22,8 @@ export interface SpecChanges {
   readonly process?: object;
   readonly root?: object;
   readonly mounts?: readonly object[];
+  /** Places of usual mounts that it is to lack. */
+  readonly withoutMounts?: readonly string[];
   readonly namespaces?: readonly { readonly type: string; readonly path?: string }[];
   readonly linux?: object;
   readonly hooks?: object;
@@ -179,6 +181,7 @@ function specOf(rootfs: string, args: readonly string[], changes: SpecChanges) {
     mounts: [
       ...defaultMounts.filter(
         ({ destination }) =>
+          !changes.withoutMounts?.includes(destination) &&
           !changes.mounts?.some((mount) => (mount as { destination?: string }).destination === destination),
       ),
       ...(changes.mounts ?? []),

@@ -97,3 +97,25 @@ test("when the sandbox's own container ends, the rest of its PID namespace does,
   const late = await pod.run("late-ipc", "readlink /proc/self/ns/ipc", sharing("ipc"));
   expect(late.output).toBe((await apart.sh("readlink /proc/self/ns/ipc")).output);
 });
+
+test("a sandbox without a container of its own shares the guest's namespaces, a PID namespace and memory", async () => {
+  await using bare = createPod();
+  const a = await bare.start("first");
+  const shared = () => ({
+    namespaces: joinedNamespaces(bare.sandbox, ["pid", "ipc", "uts"]),
+    // As the CRI plugin writes it then.
+    withoutMounts: ["/dev/shm"],
+  });
+  const b = await bare.start("b", shared());
+  const c = await bare.start("c", shared());
+  const links = "for name in ipc uts pid; do readlink /proc/self/ns/$name; done";
+
+  expect((await b.sh(links)).output).toBe((await c.sh(links)).output);
+  expect((await b.sh(links)).output).not.toBe((await a.sh(links)).output);
+  await b.sh("echo met >/dev/shm/file; sleep 3000 & :");
+  expect((await c.sh("cat /dev/shm/file; df -m /dev/shm | tail -1")).output).toMatch(/^met\n\S+\s+64\s/);
+  expect((await c.sh("ps | grep -c '[s]leep'")).output).toBe("3\n");
+  // Nothing is left of a container when it goes, its orphans included.
+  await b.remove();
+  expect((await c.sh("ps | grep -c '[s]leep'")).output).toBe("1\n");
+});

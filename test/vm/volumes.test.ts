@@ -190,6 +190,24 @@ test("emptyDir: on disk and in memory, one for all containers of the pod", async
   await b.remove();
 });
 
+test("containers of a pod meet in a volume: what one listens on, the other connects to", async () => {
+  const source = volume("meeting");
+  const a = await pod.start("meet-a", { mounts: [bind(source, "/vol")] });
+  const b = await pod.start("meet-b", { mounts: [bind(source, "/other/vol")] });
+
+  // syslogd makes its socket where the link leads.
+  await a.sh("ln -s /vol/log /dev/log; syslogd -O /vol/messages");
+  expect(await b.sh("ln -s /other/vol/log /dev/log; logger met")).toEqual({ exitCode: 0, output: "" });
+  await vi.waitFor(
+    async () => expect((await b.sh("cat /other/vol/messages")).output).toMatch(/met\n$/),
+    waitFor,
+  );
+  await a.remove();
+  expect((await b.sh("cat /other/vol/messages")).output).toMatch(/met\n$/);
+  await b.remove();
+  expect(readdirSync(source).sort()).toEqual(["log", "messages"]);
+});
+
 test("a hostile root file system: no mount, file or directory is made outside of it", async () => {
   const root = pod.dir.join("hostile");
   makeBusyboxRoot(root);

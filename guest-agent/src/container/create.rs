@@ -21,6 +21,7 @@ use crate::proto::{CreateContainerRequest, Stdio};
 use crate::reaper::{ExitStatus, Reaper};
 use crate::sandbox::lock;
 use crate::stdio::{ChildEnds, Endpoints};
+use crate::volumes::HeldVolumes;
 
 /// Time that a killed init has to be reported, its execs included.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
@@ -30,6 +31,7 @@ impl Container {
     pub async fn create(
         request: CreateContainerRequest,
         additions: &Additions,
+        volumes: HeldVolumes,
         reaper: Reaper,
         events: Events,
     ) -> Result<Created> {
@@ -70,6 +72,7 @@ impl Container {
             oom_kills: cgroup.oom_kills(),
             oom_watch: None,
             _bundle: bundle,
+            _volumes: volumes,
         };
         let container = Arc::new(Self {
             id,

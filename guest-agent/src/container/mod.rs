@@ -21,6 +21,7 @@ use crate::process::{Process, Program, State, name};
 use crate::proto::{CreateExecRequest, CreateFileTransferRequest, Stdio};
 use crate::reaper::Reaper;
 use crate::sandbox::lock;
+use crate::volumes::HeldVolumes;
 use crate::{bundle, ids};
 
 /// Execs that a container may have registered at once.
@@ -45,8 +46,9 @@ struct Inner {
     paused: bool,
     oom_kills: u64,
     oom_watch: Option<AbortHandle>,
-    /// Held for its removal with the container.
+    /// Held for their removal with the container.
     _bundle: Bundle,
+    _volumes: HeldVolumes,
 }
 
 impl Inner {

@@ -147,6 +147,7 @@ test("a call that is not answered ends with deadline_exceeded, a late answer is 
     sharedNamespaces: [],
     disks: [],
     allDevices: false,
+    volumes: [],
   };
 
   await expect(pair.agent.createContainer(request)).rejects.toMatchObject({

@@ -90,7 +90,7 @@ test("binds with relative sources are of the bundle, and read-only by their opti
 
   await addFiles(sandbox, request, spec({ mounts }));
 
-  const shown = `${sandbox.shared.path}/c1/mounts/0`;
+  const shown = `${sandbox.shared.path}/.volumes/0`;
   expect(readFileSync(shown, "utf8")).toBe("127.0.0.1 x");
   expect(() => writeFileSync(shown, "")).toThrow("EROFS");
   await removeContainerFiles(request, sandbox.shared);

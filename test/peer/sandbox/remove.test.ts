@@ -41,7 +41,7 @@ async function leaveSandbox(dir: TempDir) {
   journal.add({ kind: "rootfs", path: dir.join("bundle", "rootfs") });
   await mount("bind", dir.join("rootfs"), dir.join("bundle", "rootfs"), ["rbind"]);
   await shared.addRootfs("c1", dir.join("bundle", "rootfs"), false);
-  await shared.addMount("c1", 0, dir.join("volume"), {
+  await shared.addMount("c1", dir.join("volume"), {
     recursive: true,
     readOnly: "all",
     propagation: "private",

@@ -1,5 +1,5 @@
 import { execFileSync } from "node:child_process";
-import { mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { expect, test } from "vitest";
 import { mount, unmount, unmountAllBelow } from "../../../src/storage/mount.ts";
 import { createTempDir, mountsBelow } from "../../support/temp-dir.ts";
@@ -27,6 +27,42 @@ test("mount() of an overlay whose source looks like an option", async () => {
 
   expect(readFileSync(dir.join("target", "file"), "utf8")).toBe("layer");
   unmountAllBelow(dir.join("target"));
+});
+
+test.each(["overlay", "bind"])("mount() of %s with the mapped ids of a snapshotter", async (type) => {
+  await using dir = createTempDir();
+  for (const name of ["one", "two:", "upper", "work", "target"]) mkdirSync(dir.join(name));
+  for (const name of ["one", "two:"]) writeFileSync(dir.join(name, name), "layer");
+  const maps = ["uidmap=0:100000:65536", "gidmap=0:200000:1,1:300000:10"];
+  const layers = `lowerdir=${dir.join("one")}:${dir.join("two\\:")}`;
+  const overlay = [layers, `upperdir=${dir.join("upper")}`, `workdir=${dir.join("work")}`];
+
+  await mount(type, dir.join("one"), dir.join("target"), [
+    ...maps,
+    ...(type === "overlay" ? overlay : ["rbind"]),
+  ]);
+
+  for (const name of type === "overlay" ? ["one", "two:"] : ["one"]) {
+    expect(statSync(dir.join("target", name))).toMatchObject({ uid: 100_000, gid: 200_000 });
+    expect(statSync(dir.join(name, name))).toMatchObject({ uid: 0, gid: 0 });
+  }
+  unmountAllBelow(dir.join("target"));
+  expect(mountsBelow(dir.path)).toEqual([]);
+  expect(readdirSync(dir.join("target"))).toEqual([]);
+});
+
+test("mount() refuses mapped ids that it cannot read, and of other file systems", async () => {
+  await using dir = createTempDir();
+  mkdirSync(dir.join("target"));
+  const attempt = (type: string, ...options: string[]) => mount(type, "x", dir.join("target"), options);
+
+  await expect(attempt("overlay", "uidmap=0:a:1", "gidmap=0:1:1")).rejects.toMatchObject({
+    code: "invalid_argument",
+  });
+  await expect(attempt("bind", "uidmap=0:1:1")).rejects.toMatchObject({ code: "invalid_argument" });
+  await expect(attempt("tmpfs", "uidmap=0:1:1", "gidmap=0:1:1")).rejects.toMatchObject({
+    code: "unimplemented",
+  });
 });
 
 test("mount() refuses an option with NUL, and names what mount(8) said of a failure", async () => {

@@ -3,7 +3,8 @@ import { once } from "node:events";
 import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { expect, test } from "vitest";
 import { parseMountInfo } from "../../../src/storage/mount.ts";
-import { type BindOptions, createSharedDir, removeSharedDir } from "../../../src/storage/shared-dir.ts";
+import { createSharedDir, removeSharedDir } from "../../../src/storage/shared-dir.ts";
+import type { BindOptions } from "../../../src/storage/shared-volumes.ts";
 import { createTempDir, mountsBelow, type TempDir } from "../../support/temp-dir.ts";
 
 function options(readOnly: BindOptions["readOnly"] = "none"): BindOptions {
@@ -56,24 +57,53 @@ test("a root file system, directories and files appear in the share and are gone
   const shared = await createSharedDir(dir.join("sandbox"));
 
   expect(await shared.addRootfs("c1", rootfs, false)).toBe("c1/rootfs");
-  expect(await shared.addMount("c1", 0, volume, options())).toBe("c1/mounts/0");
-  expect(await shared.addMount("c1", 1, `${volume}/precious`, options())).toBe("c1/mounts/1");
-  writeFileSync(`${shared.path}/c1/mounts/0/from-guest`, "guest data");
+  expect(await shared.addMount("c1", volume, options())).toBe(".volumes/0");
+  expect(await shared.addMount("c1", `${volume}/precious`, options())).toBe(".volumes/1");
+  writeFileSync(`${shared.path}/.volumes/0/from-guest`, "guest data");
 
   expect(readFileSync(`${shared.path}/c1/rootfs/precious`, "utf8")).toBe("host data");
-  expect(readFileSync(`${shared.path}/c1/mounts/1`, "utf8")).toBe("host data");
+  expect(readFileSync(`${shared.path}/.volumes/1`, "utf8")).toBe("host data");
   expect(readFileSync(`${volume}/from-guest`, "utf8")).toBe("guest data");
   expect(readdirSync(dir.join("sandbox")).sort()).toEqual(["share"]);
 
   await shared.removeContainer("c1");
   await shared.removeContainer("c1");
-  expect(readdirSync(shared.path)).toEqual([]);
+  expect(readdirSync(shared.path)).toEqual([".volumes"]);
+  expect(readdirSync(`${shared.path}/.volumes`)).toEqual([]);
   expect(mountsBelow(dir.path)).toEqual([shared.path]);
 
   await removeSharedDir(dir.join("sandbox"), ["c1"]);
   await removeSharedDir(dir.join("sandbox"), ["c1"]);
   expect(readdirSync(dir.join("sandbox"))).toEqual([]);
   expect(readdirSync(volume).sort()).toEqual(["from-guest", "precious"]);
+});
+
+test("what containers bind in the same way is one mount, which goes with the last of them", async () => {
+  await using dir = createTempDir();
+  const volume = makeSource(dir, "volume");
+  const other = makeSource(dir, "other");
+  mkdirSync(dir.join("sandbox"));
+  symlinkSync(volume, dir.join("link"));
+  const shared = await createSharedDir(dir.join("sandbox"));
+
+  const paths = await Promise.all([
+    shared.addMount("c1", volume, options()),
+    shared.addMount("c2", dir.join("link"), options()),
+    shared.addMount("c2", volume, options("all")),
+    shared.addMount("c2", other, options()),
+  ]);
+  expect(paths[1]).toBe(paths[0]);
+  expect(new Set(paths).size).toBe(3);
+
+  await shared.removeContainer("c2");
+  expect(mountsBelow(shared.path)).toEqual([`${shared.path}/${paths[0]}`, shared.path]);
+  // What is mounted in it by now comes along: it is not the same any more.
+  execFileSync("mount", ["-t", "tmpfs", "none", volume]);
+  expect(await shared.addMount("c3", volume, options())).not.toBe(paths[0]);
+  await shared.removeContainer("c3");
+  await shared.removeContainer("c1");
+  expect(mountsBelow(shared.path)).toEqual([shared.path]);
+  await removeSharedDir(dir.join("sandbox"), ["c1", "c2", "c3"]);
 });
 
 test("removeSharedDir() with every mount still inside deletes nothing of the host", async () => {
@@ -83,8 +113,8 @@ test("removeSharedDir() with every mount still inside deletes nothing of the hos
   mkdirSync(dir.join("sandbox"));
   const shared = await createSharedDir(dir.join("sandbox"));
   await shared.addRootfs("c1", rootfs, false);
-  await shared.addMount("c1", 0, volume, options());
-  await shared.addMount("c1", 1, `${volume}/precious`, options("all"));
+  await shared.addMount("c1", volume, options());
+  await shared.addMount("c1", `${volume}/precious`, options("all"));
   // One more on top, as nobody should have made it.
   execFileSync("mount", ["--bind", volume, `${shared.path}/c1/rootfs`]);
 
@@ -123,13 +153,13 @@ test("a read-only bind cannot be written, nor what is mounted below it", async (
   const volume = makeVolumeWithSubmount(dir);
   mkdirSync(dir.join("sandbox"));
   const shared = await createSharedDir(dir.join("sandbox"));
-  await shared.addMount("c1", 0, volume, options("all"));
+  await shared.addMount("c1", volume, options("all"));
   await using guest = await enterSlaveNamespace();
-  await shared.addMount("c1", 1, volume, options("all"));
+  await shared.addMount("c1", volume, { ...options("all"), propagation: "slave" });
 
   for (const base of [shared.path, `${guest.root}${shared.path}`]) {
     for (const index of [0, 1]) {
-      const path = `${base}/c1/mounts/${index}`;
+      const path = `${base}/.volumes/${index}`;
       expect(readFileSync(`${path}/disk/precious`, "utf8")).toBe("host data");
       expect(() => writeFileSync(`${path}/new`, "")).toThrow("EROFS");
       expect(() => writeFileSync(`${path}/disk/new`, "")).toThrow("EROFS");
@@ -146,8 +176,8 @@ test("the removal of a container leaves alone what is mounted below a volume on 
   mkdirSync(dir.join("sandbox"));
   const shared = await createSharedDir(dir.join("sandbox"));
   await shared.addRootfs("c1", volume, false);
-  await shared.addMount("c1", 0, volume, options());
-  await shared.addMount("c1", 1, volume, options("all"));
+  await shared.addMount("c1", volume, options());
+  await shared.addMount("c1", volume, options("all"));
 
   await shared.removeContainer("c1");
 
@@ -163,10 +193,10 @@ test("mounts made and removed later come and go in virtiofsd's namespace, submou
   const shared = await createSharedDir(dir.join("sandbox"));
   await using guest = await enterSlaveNamespace();
 
-  await shared.addMount("c1", 0, volume, options());
+  await shared.addMount("c1", volume, options());
   expect(guest.mountsBelow(shared.path)).toEqual([
-    `${shared.path}/c1/mounts/0`,
-    `${shared.path}/c1/mounts/0/disk`,
+    `${shared.path}/.volumes/0`,
+    `${shared.path}/.volumes/0/disk`,
   ]);
 
   await shared.removeContainer("c1");
@@ -204,7 +234,7 @@ test.each(refused)("addMount() of $name is refused and leaves nothing", async ({
   make(dir.join("source"));
   const shared = await createSharedDir(dir.join("sandbox"));
 
-  await expect(shared.addMount("c1", 0, dir.join("source"), options("all"))).rejects.toMatchObject({
+  await expect(shared.addMount("c1", dir.join("source"), options("all"))).rejects.toMatchObject({
     code,
     message: expect.stringContaining(dir.join("source")),
   });
@@ -222,7 +252,7 @@ test("addMount() of a directory that holds the share leaves our own mounts out",
   const shared = await createSharedDir(directory);
   await shared.addRootfs("c1", makeSource(dir, "rootfs"), false);
   try {
-    const added = await shared.addMount("c1", 0, dir.path, options());
+    const added = await shared.addMount("c1", dir.path, options());
 
     const inside = mountsBelow(`${shared.path}/${added}`);
     expect(inside).toEqual([`${shared.path}/${added}`]);
@@ -239,7 +269,7 @@ test("addMount() refuses what lies in the sandbox's own state", async () => {
   mkdirSync(directory, { recursive: true });
   const shared = await createSharedDir(directory);
   try {
-    const adding = shared.addMount("c1", 0, `${directory}/share/skeleton`, options());
+    const adding = shared.addMount("c1", `${directory}/share/skeleton`, options());
 
     await expect(adding).rejects.toMatchObject({ code: "invalid_argument" });
   } finally {

@@ -44,7 +44,7 @@ test.each(table)("bindSources(): $name", ({ mount, want }) => {
     gidMappings: mappings,
   });
 
-  expect(bindSources(spec, new Map())).toEqual([{ index: 0, source: "/y", ...want }]);
+  expect(bindSources(spec, new Map())).toEqual([{ source: "/y", ...want }]);
 });
 
 test("bindSources() refuses mapped ids without a mapping", () => {
@@ -64,13 +64,10 @@ test("what has a place in the guest is not shared, and the numbers are the same 
   const places = new Map([[shm, "/run/caisson/memory/0"]]);
 
   const mappable = { ...spec, linux: { uidMappings: mappings, gidMappings: mappings } };
-  expect(bindSources(mappable, places).map(({ index, source }) => [index, source])).toEqual([
-    [0, "/srv/a"],
-    [1, "/srv/b"],
-  ]);
-  expect(guestMounts(spec, "c1", places)).toEqual([
+  expect(bindSources(mappable, places).map(({ source }) => source)).toEqual(["/srv/a", "/srv/b"]);
+  expect(guestMounts(spec, { places, shared: [".volumes/7", ".volumes/8"] })).toEqual([
     { destination: "/proc", type: "proc", source: "proc" },
-    { destination: "/a", type: "bind", source: "/run/caisson/shared/c1/mounts/0", options: [] },
+    { destination: "/a", type: "bind", source: "/run/caisson/shared/.volumes/7", options: [] },
     {
       destination: "/dev/shm",
       type: "bind",
@@ -80,7 +77,7 @@ test("what has a place in the guest is not shared, and the numbers are the same 
     {
       destination: "/b",
       type: "bind",
-      source: "/run/caisson/shared/c1/mounts/1",
+      source: "/run/caisson/shared/.volumes/8",
       options: ["rbind", "ro"],
     },
   ]);

@@ -1,10 +1,11 @@
 import { expect, test } from "vitest";
-import { guestSpec } from "../../../src/agent-client/guest-spec.ts";
+import { guestSpec, refuseUnsupported } from "../../../src/agent-client/guest-spec.ts";
 import { guestSysctls } from "../../../src/agent-client/guest-sysctls.ts";
 import type { Spec } from "../../../src/oci/spec.ts";
 
 const namespaces = [{ type: "mount" }, { type: "pid" }];
-const options = { containerId: "c1", terminal: false, places: new Map() };
+const sources = { places: new Map(), shared: [".volumes/0", ".volumes/1", ".volumes/2"] };
+const options = { containerId: "c1", terminal: false, sources };
 const small = {
   ociVersion: "1.2.0",
   process: { args: ["true"], cwd: "/" },
@@ -103,15 +104,15 @@ const table: { name: string; spec: Spec; want: object }[] = [
         {
           destination: "/a",
           type: "bind",
-          source: "/run/caisson/shared/c1/mounts/0",
+          source: "/run/caisson/shared/.volumes/0",
           options: ["rbind", "ro"],
         },
         { destination: "/tmp", type: "tmpfs", source: "tmpfs", options: ["nosuid"] },
-        { destination: "/b", type: "bind", source: "/run/caisson/shared/c1/mounts/1", options: ["bind"] },
+        { destination: "/b", type: "bind", source: "/run/caisson/shared/.volumes/1", options: ["bind"] },
         {
           destination: "/c",
           type: "bind",
-          source: "/run/caisson/shared/c1/mounts/2",
+          source: "/run/caisson/shared/.volumes/2",
           options: ["rbind"],
         },
       ],
@@ -231,8 +232,8 @@ const refused: { name: string; spec: Spec; code: string; words: string }[] = [
   },
 ];
 
-test.each(refused)("guestSpec() refuses $name", ({ spec, code, words }) => {
-  expect(() => guestSpec(spec, options)).toThrow(
+test.each(refused)("refuseUnsupported(): $name", ({ spec, code, words }) => {
+  expect(() => refuseUnsupported(spec)).toThrow(
     expect.objectContaining({ code, message: expect.stringContaining(words) }),
   );
 });

@@ -13,8 +13,12 @@ test("runtimeInfo() tells name, version and features", () => {
   expect(info.features?.type_url).toBe("types.containerd.io/opencontainers/runtime-spec/1/features/Features");
   const features = JSON.parse(Buffer.from(info.features?.value ?? []).toString()) as {
     mountOptions: string[];
+    linux: { namespaces: string[]; mountExtensions: { idmap: { enabled: boolean } } };
   };
-  expect(features.mountOptions).not.toContain("rro");
+  // What containerd's CRI plugin asks for: recursive read-only mounts, and user namespaces of pods.
+  expect(features.mountOptions).toContain("rro");
+  expect(features.linux.namespaces).toContain("user");
+  expect(features.linux.mountExtensions.idmap.enabled).toBe(true);
 });
 
 test("runtimeInfo() echoes the options", () => {

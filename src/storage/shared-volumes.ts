@@ -1,0 +1,160 @@
+import { mkdir, open, readdir, realpath } from "node:fs/promises";
+import { dirname, join, relative } from "node:path";
+import { RuntimeError } from "../base/errors.ts";
+import { ignore, removeDirectory, removeFile } from "../base/files.ts";
+import { detach, listMounts, unmount, unmountAllBelow } from "./mount.ts";
+import { attachCopy, type MountSource, openMountSource, type TreeOptions } from "./mount-tree.ts";
+
+/** No container's id begins with a dot. */
+const volumesName = ".volumes";
+const stagingName = "staging";
+
+/** How a bind source is shown; as in `TreeOptions`. */
+export type BindOptions = Pick<TreeOptions, "recursive" | "readOnly" | "idMap"> & {
+  readonly propagation: "private" | "slave";
+};
+
+interface Volume {
+  readonly number: number;
+  readonly users: Set<string>;
+  /** Settles when it is mounted. */
+  readonly mounted: Promise<void>;
+}
+
+export interface VolumePlaces {
+  /** The sandbox's own directory. */
+  readonly sandbox: string;
+  /** Private, for what the guest is not to see. */
+  readonly private: string;
+  /** Where mount points are made. */
+  readonly skeleton: string;
+  /** Where they are mounted on, the guest's view. */
+  readonly root: string;
+}
+
+/**
+ * The bind sources of a sandbox's containers in its share. Containers that bind the same thing in the same way see one mount:
+ * in the guest a socket, a lock and a mapping of a file are those of its mount.
+ */
+export class SharedVolumes {
+  readonly #places: VolumePlaces;
+  readonly #volumes = new Map<string, Volume>();
+  #next = 0;
+
+  constructor(places: VolumePlaces) {
+    this.#places = places;
+  }
+
+  /** Returns the path in the share. */
+  async add(containerId: string, source: string, options: BindOptions): Promise<string> {
+    await using from = await openMountSource(source);
+    const own = await realpath(this.#places.sandbox);
+    checkSource(from, source, own);
+    const key = keyOf(from, options);
+    const volume = this.#volumes.get(key) ?? this.#make(key, from, own, options);
+    volume.users.add(containerId);
+    await volume.mounted;
+    return join(volumesName, String(volume.number));
+  }
+
+  /** Unmounts what only this container has used. */
+  async release(containerId: string): Promise<void> {
+    for (const [key, { users, number }] of this.#volumes) {
+      if (!users.delete(containerId) || users.size > 0) continue;
+      this.#volumes.delete(key);
+      detach(join(this.#places.root, volumesName, String(number)));
+      await removeTarget(join(this.#places.skeleton, volumesName, String(number)));
+    }
+  }
+
+  #make(key: string, from: MountSource, own: string, options: BindOptions): Volume {
+    const number = this.#next++;
+    const volume = { number, users: new Set<string>(), mounted: this.#mount(number, from, own, options) };
+    this.#volumes.set(key, volume);
+    volume.mounted.catch(() => this.#volumes.delete(key));
+    return volume;
+  }
+
+  async #mount(number: number, from: MountSource, own: string, options: BindOptions): Promise<void> {
+    const { root, skeleton } = this.#places;
+    await makeTarget(join(skeleton, volumesName), String(number), from.isDirectory);
+    const target = join(root, volumesName, String(number));
+    const tree = { ...options, noSuidAndDev: true };
+    if (!options.recursive || !holdsOwnMounts(from, own)) return attachCopy(from, target, tree);
+    const staging = join(this.#places.private, `${stagingName}-${number}`);
+    await attachWithoutOwnMounts(from, { staging, own, target }, tree);
+  }
+}
+
+/** Removes what is left of the volumes in directories whose mounts are gone. Idempotent. */
+export async function removeVolumeTargets({ private: directory, skeleton }: VolumePlaces): Promise<void> {
+  for (const name of await namesIn(directory)) {
+    if (!name.startsWith(stagingName)) continue;
+    unmountAllBelow(join(directory, name));
+    await removeDirectory(join(directory, name));
+  }
+  for (const name of await namesIn(join(skeleton, volumesName)))
+    await removeTarget(join(skeleton, volumesName, name));
+  await removeDirectory(join(skeleton, volumesName));
+}
+
+async function namesIn(directory: string): Promise<string[]> {
+  return (await readdir(directory).catch(ignore("ENOENT"))) ?? [];
+}
+
+async function makeTarget(directory: string, name: string, isDirectory: boolean): Promise<void> {
+  await mkdir(directory, { recursive: true, mode: 0o711 });
+  if (isDirectory) await mkdir(join(directory, name), { mode: 0o711 });
+  else await (await open(join(directory, name), "wx", 0o600)).close();
+}
+
+/** An empty directory or an empty file. */
+async function removeTarget(path: string): Promise<void> {
+  await removeDirectory(path).catch((error: unknown) => {
+    ignore("ENOTDIR")(error);
+    return removeFile(path);
+  });
+}
+
+/** What makes two binds the same: the file, how it is shown, and the mounts of now that come along. */
+function keyOf({ identity, realPath }: MountSource, options: BindOptions): string {
+  const mounts = listMounts()
+    .filter(({ mountPoint }) => `${mountPoint}/`.startsWith(`${realPath}/`))
+    .map(({ mountId }) => mountId);
+  return JSON.stringify([identity, realPath, options, mounts]);
+}
+
+function checkSource({ isDirectory, isFile, realPath }: MountSource, source: string, own: string): void {
+  const refuse = (fact: string) =>
+    new RuntimeError("invalid_argument", `Cannot share "${source}" with the guest: ${fact}`);
+  if (!isDirectory && !isFile) {
+    throw refuse("expected a directory or a regular file, sockets, FIFOs and devices do not cross virtio-fs");
+  }
+  if (`${realPath}/`.startsWith(`${own}/`)) throw refuse(`it lies in the sandbox's own state, "${own}"`);
+}
+
+/** Whether the source is above the state of all sandboxes, `<state directory>/<namespace>/<sandbox id>`. */
+function holdsOwnMounts({ realPath }: MountSource, own: string): boolean {
+  return `${dirname(dirname(own))}/`.startsWith(realPath === "/" ? "/" : `${realPath}/`);
+}
+
+/**
+ * Takes our own mounts out of a copy of what holds them (the host's root, say): they would be kept alive by the copy when
+ * their sandboxes end.
+ */
+async function attachWithoutOwnMounts(
+  source: MountSource,
+  { staging, own, target }: { readonly staging: string; readonly own: string; readonly target: string },
+  options: TreeOptions,
+): Promise<void> {
+  await mkdir(staging, { mode: 0o700 });
+  try {
+    attachCopy(source, staging, { ...options, readOnly: "none", idMap: undefined });
+    unmountAllBelow(join(staging, relative(source.realPath, dirname(dirname(own)))));
+    await using cleaned = await openMountSource(staging);
+    attachCopy(cleaned, target, options);
+  } finally {
+    unmount(staging);
+    await removeDirectory(staging);
+  }
+}
