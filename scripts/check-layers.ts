@@ -9,7 +9,7 @@ import { dirname, join, normalize } from "node:path";
 const rows: readonly (readonly string[])[] = [
   ["cli", "oci-cli", "library"],
   ["client"],
-  ["shim"],
+  ["shim", "doctor"],
   ["sandbox", "image"],
   ["hypervisor", "network", "storage", "agent-client"],
   ["oci", "config", "ttrpc"],

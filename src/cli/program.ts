@@ -215,6 +215,18 @@ function addContainerCommands(program: Command, choose: Choose): void {
       choose(async (host) => (await import("./metrics.ts")).metrics(host));
     });
   program
+    .command("doctor")
+    .summary("say what this host can do, and boot a VM")
+    .description(
+      "Says what this host can do and what mends it where it cannot; boots a VM at the end.\n\nExit code 0: sandboxes can run here as configured; 1: they cannot.",
+    )
+    .option("--json", "as JSON")
+    .option("--no-boot", "look only")
+    .action((flags: { json?: true; boot: boolean }) => {
+      const options = { json: flags.json ?? false, boot: flags.boot };
+      choose(async (host) => (await import("./doctor.ts")).doctor(host, options));
+    });
+  program
     .command("version")
     .description("Prints the version.")
     .action(() => {
