@@ -81,6 +81,7 @@ export function systemErrorCode(error: unknown) {
       return "already_exists";
     case "EACCES":
     case "EPERM":
+    case "EROFS":
       return "permission_denied";
     case "ENOSPC":
     case "EMFILE":

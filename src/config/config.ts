@@ -25,6 +25,8 @@ export interface Config {
   readonly memoryMiB: number;
   /** vCPUs whatever the spec says, at most `maxVcpus`; 0: by the spec. */
   readonly vcpus: number;
+  /** Whether VMM and helpers go into the cgroup that the spec names. */
+  readonly hostCgroup: boolean;
   /** Where runtime state lives: `<stateDirectory>/<namespace>/<sandbox id>`. */
   readonly stateDirectory: string;
   /** Where the command line keeps images and writable layers. */

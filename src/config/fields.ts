@@ -36,6 +36,7 @@ export const fields: ReadonlyMap<string, Field> = new Map(
     max_vcpus: integer("maxVcpus", 32, 1, 256),
     memory_mib: integerOrZero("memoryMiB", 64, 1_048_576),
     vcpus: integerOrZero("vcpus", 1, 256),
+    host_cgroup: flag("hostCgroup", true),
     state_directory: directory("stateDirectory", () => "/run/caisson"),
     data_directory: directory("dataDirectory", () => "/var/lib/caisson"),
     guest_directory: directory("guestDirectory", (build) => join(build ?? installedDirectory, "guest")),

@@ -8,6 +8,7 @@ import { removeNetns } from "../network/netns.ts";
 import { unmountAllBelow } from "../storage/mount.ts";
 import { removeSharedDir } from "../storage/shared-dir.ts";
 import { type JournalEntry, journalName, readJournal } from "./journal.ts";
+import { removePodCgroup } from "./pod-cgroup.ts";
 import { sandboxPaths } from "./paths.ts";
 import { returnUserId } from "./user-ids.ts";
 
@@ -22,7 +23,7 @@ export interface SandboxName {
 
 /**
  * Releases everything that a sandbox holds on the host, from its name and its journal alone: kills its processes, takes
- * down its network, unmounts, gives back its user id, removes its directory. Idempotent; goes on past failures and
+ * down its network, unmounts, removes its cgroup, gives back its user id, removes its directory. Idempotent; goes on past failures and
  * reports them together. Needs no space on any disk.
  *
  * Must not run while a daemon of the sandbox goes on making things.
@@ -36,6 +37,7 @@ export async function removeSandbox({ stateDirectory, namespace, sandboxId }: Sa
   cleanup.defer("user id", () => {
     for (const { uid } of ofKind(entries, "user")) returnUserId(stateDirectory, uid, owner);
   });
+  cleanup.defer("cgroup", () => removePodCgroup(ofKind(entries, "cgroup")));
   cleanup.defer("files of the VM", () => removeFilesIn(paths.vm));
   cleanup.defer("network namespace", () => removeNetns(paths.netns));
   for (const { netnsPath } of ofKind(entries, "network")) {

@@ -1,7 +1,7 @@
 import { cpus, totalmem } from "node:os";
-import { isRawNumber } from "../base/strict-json.ts";
 import { RuntimeError } from "../base/errors.ts";
 import type { Config } from "../config/config.ts";
+import { type PodResources, podResources } from "../oci/pod-resources.ts";
 import type { Spec } from "../oci/spec.ts";
 
 export interface VmSize {
@@ -20,15 +20,18 @@ export function thisHost(): Host {
 }
 
 /**
- * The size of the VM for a container: what is configured for the sandbox, else the container's limits, or the defaults,
- * plus the overhead for the guest's own kernel and agent.
+ * The size of the VM for a sandbox: what is configured for it, else the limits of the pod or of the container that it is made
+ * for, or the defaults, plus the overhead for the guest's own kernel and agent.
  *
  * @throws invalid_argument  a limit below what a container can start with, above what the host has, or above the size
- *                           that is configured
+ *                           that is configured; an annotation that cannot be read
  */
 export function sizeOf(spec: Spec, config: Config, host: Host): VmSize {
-  const limitBytes = positiveInteger(spec.linux?.resources?.memory?.limit);
-  return { vcpus: vcpusOf(spec, config, host), memoryMiB: memoryOf(limitBytes, config, host) };
+  const resources = podResources(spec);
+  return {
+    vcpus: vcpusOf(resources, config, host),
+    memoryMiB: memoryOf(resources.memoryBytes, config, host),
+  };
 }
 
 // Below this crun itself does not get through its set-up.
@@ -57,18 +60,16 @@ function memoryOf(limitBytes: number | undefined, config: Config, host: Host): n
   return memoryMiB;
 }
 
-function vcpusOf(spec: Spec, config: Config, host: Host): number {
-  if (config.vcpus > 0) return Math.min(config.vcpus, config.maxVcpus);
-  const quota = positiveInteger(spec.linux?.resources?.cpu?.quota);
-  const period = positiveInteger(spec.linux?.resources?.cpu?.period) ?? 100_000;
-  const wanted = quota === undefined ? config.defaultVcpus : Math.ceil(quota / period);
-  return Math.max(1, Math.min(wanted, config.maxVcpus, host.cpuCount));
-}
+/** One CPU's worth of shares, as CRI counts. */
+const sharesOfCpu = 1_024;
 
-/** A set limit; -1, 0 and integers beyond 2^53 all mean unlimited. */
-function positiveInteger(value: unknown): number | undefined {
-  if (value === undefined || value === null || isRawNumber(value)) return undefined;
-  if (typeof value !== "number" || !Number.isInteger(value) || value <= 0) return undefined;
-  // What containerd and Docker write for "no limit" on a 4 KiB page machine.
-  return value >= Number.MAX_SAFE_INTEGER ? undefined : value;
+function vcpusOf(resources: PodResources, config: Config, host: Host): number {
+  if (config.vcpus > 0) return Math.min(config.vcpus, config.maxVcpus);
+  const { cpuQuotaMicros, cpuPeriodMicros, cpuShares = 0 } = resources;
+  // A pod without a limit gets at least what it asks for.
+  const wanted =
+    cpuQuotaMicros === undefined
+      ? Math.max(config.defaultVcpus, Math.ceil(cpuShares / sharesOfCpu))
+      : Math.ceil(cpuQuotaMicros / cpuPeriodMicros);
+  return Math.max(1, Math.min(wanted, config.maxVcpus, host.cpuCount));
 }

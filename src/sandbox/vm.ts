@@ -27,11 +27,13 @@ import type { Spec } from "../oci/spec.ts";
 import { shareTag } from "../storage/shared-dir.ts";
 import { startVirtiofsd, type Virtiofsd } from "../storage/virtiofsd.ts";
 import { type BlockVolumes, findBlockVolumes } from "./block-volumes.ts";
+import { placeOfCgroup } from "./cgroup-path.ts";
 import { type GuestConnections, guestConnections } from "./connections.ts";
 import { findGuestFiles } from "./guest-files.ts";
 import type { HostState } from "./host-state.ts";
 import type { OpenGuestStream } from "./io.ts";
 import type { SandboxObserver } from "./observer.ts";
+import { makePodCgroup, type PodCgroup } from "./pod-cgroup.ts";
 import { forwardLoopback } from "./port-forward.ts";
 import { sizeOf, thisHost, type VmSize } from "./sizing.ts";
 import type { Timeline } from "./timeline.ts";
@@ -87,6 +89,7 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
   // Before anything is made: what is missing or does not fit is said at once.
   const guest = findGuestFiles(config);
   const size = sizeOf(request.spec, config, thisHost());
+  const place = cgroupPlace(request);
   const volumes = await findBlockVolumes(request.blockDevices);
   const host = await inspectHost();
   const accelerator = chooseAccelerator(config.accel, host);
@@ -100,7 +103,7 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
   cleanup.defer("handle of the VM's directory", () => vmDirectory[Symbol.dispose]());
   const parts = new Cleanup();
   cleanup.defer("host parts of the VM", () => parts[Symbol.asyncDispose]());
-  const [vsock, network, virtiofsd] = await settleAll([
+  const [vsock, network, virtiofsd, cgroup] = await settleAll([
     makeVsock(request, user, vmDirectory.path, parts),
     timeline.measure("network", () =>
       makeVmNetwork(
@@ -112,7 +115,9 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
     timeline.measure("virtiofsd", () =>
       serveShare(request, user, `${vmDirectory.path}/${virtiofsSocketName}`, parts),
     ),
+    makeCgroup(place, request),
   ]);
+  cgroup?.add(virtiofsd.identity.pid);
 
   const vmConfig: VmConfig = {
     sandboxId: request.sandboxId,
@@ -142,7 +147,10 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
   const vm = await timeline.measure("VMM", () =>
     request.hypervisor.boot(vmConfig, {
       signal: AbortSignal.any([limit.signal, abortWith(virtiofsd)]),
-      onProcess: (name, identity) => journal.add({ kind: "process", name, identity }),
+      onProcess: (name, identity) => {
+        cgroup?.add(identity.pid);
+        journal.add({ kind: "process", name, identity });
+      },
     }),
   );
   cleanup.defer("VM", () => vm[Symbol.asyncDispose]());
@@ -151,7 +159,11 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
   const vmStartedMs = performance.now();
   // QEMU has its answers by now, so there is somebody who gave them.
   const worker = virtiofsd.worker();
-  if (worker !== undefined) journal.add({ kind: "process", name: "virtiofsd worker", identity: worker });
+  if (worker !== undefined) {
+    cgroup?.add(worker.pid);
+    journal.add({ kind: "process", name: "virtiofsd worker", identity: worker });
+  }
+  await cgroup?.moved();
   // The guest boots meanwhile.
   const reachable = Promise.withResolvers<GuestConnections>();
   const forward = { netnsPath: network.netnsPath, connections: reachable.promise, log };
@@ -202,6 +214,20 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
   } catch (error) {
     throw withConsole(error, request.sandboxId, vm);
   }
+}
+
+/** Where the VM shall be accounted; in the daemon's cgroup when the spec names none. */
+function cgroupPlace({ config, spec }: VmRequest): string | undefined {
+  const path = spec.linux?.cgroupsPath ?? "";
+  return config.hostCgroup && path !== "" ? placeOfCgroup(path) : undefined;
+}
+
+async function makeCgroup(
+  place: string | undefined,
+  { host, log }: VmRequest,
+): Promise<PodCgroup | undefined> {
+  if (place === undefined) return undefined;
+  return await makePodCgroup(place, { onMake: (made) => host.journal.add({ kind: "cgroup", ...made }), log });
 }
 
 /** Its phase in the timeline says which way was chosen. */

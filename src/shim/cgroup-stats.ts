@@ -1,7 +1,7 @@
 import { io } from "../gen/cgroups.js";
 import { type Int64, uint64 } from "../gen/int64.ts";
 import type { ContainerStats } from "../sandbox/model.ts";
-import type { CgroupVersion } from "./host-cgroup.ts";
+import type { CgroupVersion } from "../base/cgroups.ts";
 
 const v1 = io.containerd.cgroups.v1;
 const v2 = io.containerd.cgroups.v2;

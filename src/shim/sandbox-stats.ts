@@ -1,6 +1,6 @@
 import type { Container, ContainerStats, Sandbox } from "../sandbox/model.ts";
 import { toCgroupStats } from "./cgroup-stats.ts";
-import { hostCgroupVersion } from "./host-cgroup.ts";
+import { hostCgroupVersion } from "../base/cgroups.ts";
 
 /**
  * Usage of a sandbox: the sum of its containers', without what the guest's kernel, the VMM and its helpers take.

@@ -135,7 +135,7 @@ async function joinShimCgroup(pid: number, { options }: Bootstrap): Promise<void
   const { readOptions } = await import("./options.ts");
   const read = readOptions(options);
   if (read.tag !== "runc" || read.shimCgroup === "") return;
-  const { joinCgroup } = await import("./host-cgroup.ts");
+  const { joinCgroup } = await import("../base/cgroups.ts");
   await joinCgroup(read.shimCgroup, pid);
 }
 

@@ -12,7 +12,7 @@ import {
   toSignal,
   toStateResponse,
 } from "./convert.ts";
-import { hostCgroupVersion } from "./host-cgroup.ts";
+import { hostCgroupVersion } from "../base/cgroups.ts";
 import type { Life } from "./life.ts";
 import { type RawOptions, readTaskOptions } from "./options.ts";
 import type { taskMethods } from "./task-api.ts";

@@ -185,6 +185,18 @@ const rows: readonly Row[] = [
     message: /"root" stands twice/,
   },
   {
+    name: "85 a cgroup path that leads out",
+    make: () => ({ spec: { linux: { ...goodSpec.linux, cgroupsPath: "/../x" } } }),
+    code: "invalid_argument",
+    message: /^Cannot use the cgroup path "\/\.\.\/x": expected a cgroup below the root/,
+  },
+  {
+    name: "85 a cgroup path of 4 KiB",
+    make: () => ({ spec: { linux: { ...goodSpec.linux, cgroupsPath: `/${"x".repeat(4096)}` } } }),
+    code: "invalid_argument",
+    message: /expected at most 2048 characters/,
+  },
+  {
     name: "96 a kernel by an annotation",
     make: () => ({ spec: { annotations: { "io.caisson.kernel": "/etc/passwd" } } }),
     code: "invalid_argument",
@@ -257,10 +269,6 @@ const accepted: readonly { readonly name: string; readonly make: (model: Model) 
           source: model.dir.join("guest"),
         })),
       ),
-  },
-  {
-    name: "85 a cgroup path of 4 KiB that leads out",
-    make: () => ({ spec: { linux: { ...goodSpec.linux, cgroupsPath: `/../${"x".repeat(4096)}` } } }),
   },
   {
     name: "86 limits that mean none",

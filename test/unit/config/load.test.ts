@@ -25,6 +25,7 @@ test("an empty file gives the defaults of an installation, frozen", async () => 
     memoryOverheadMiB: 96,
     defaultVcpus: 1,
     maxVcpus: 32,
+    hostCgroup: true,
     stateDirectory: "/run/caisson",
     dataDirectory: "/var/lib/caisson",
     guestDirectory: "/usr/lib/caisson/guest",

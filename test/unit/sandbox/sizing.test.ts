@@ -85,3 +85,72 @@ test.each([
     expect.objectContaining({ code: "invalid_argument", message: expect.stringContaining(words) }),
   );
 });
+
+/** As containerd's CRI plugin writes them, on a specification whose own limits are those of the pause container. */
+function podSpec(annotations: Record<string, string>): Spec {
+  const own = specWith('{"memory":{"limit":4194304},"cpu":{"shares":2,"quota":1000}}');
+  return { ...own, annotations };
+}
+
+const containerd = (values: Record<string, string | number>) =>
+  podSpec(
+    Object.fromEntries(
+      Object.entries(values).map(([name, value]) => [`io.kubernetes.cri.sandbox-${name}`, String(value)]),
+    ),
+  );
+const crio = (text: string) => podSpec({ "io.kubernetes.cri-o.PodLinuxResources": text });
+
+test.each([
+  {
+    name: "limits",
+    spec: containerd({ memory: 256 * mib, "cpu-quota": 250_000, "cpu-period": 100_000, "cpu-shares": 512 }),
+    want: { vcpus: 3, memoryMiB: 352 },
+  },
+  {
+    name: "no limits",
+    spec: containerd({ memory: 0, "cpu-quota": 0, "cpu-period": 0, "cpu-shares": 2 }),
+    want: { vcpus: 2, memoryMiB: 512 },
+  },
+  {
+    name: "a request of CPUs only",
+    spec: containerd({ "cpu-shares": 3_500 }),
+    want: { vcpus: 4, memoryMiB: 512 },
+  },
+  {
+    name: "numbers beyond all bounds",
+    spec: containerd({
+      memory: "9223372036854775807",
+      "cpu-quota": "-1",
+      "cpu-shares": "9223372036854775807",
+    }),
+    want: { vcpus: 2, memoryMiB: 512 },
+  },
+  {
+    name: "no more vCPUs than there may be",
+    spec: containerd({ "cpu-shares": 262_144 }),
+    want: { vcpus: 8, memoryMiB: 512 },
+  },
+  {
+    name: "limits of CRI-O",
+    spec: crio(
+      `{"cpu_period":100000,"cpu_quota":150000,"cpu_shares":1024,"memory_limit_in_bytes":${64 * mib}}`,
+    ),
+    want: { vcpus: 2, memoryMiB: 160 },
+  },
+  { name: "no limits of CRI-O", spec: crio("{}"), want: { vcpus: 2, memoryMiB: 512 } },
+])("a pod is sized by its annotations, not by its first container: $name", ({ spec, want }) => {
+  expect(sizeOf(spec, config, host)).toEqual(want);
+});
+
+test.each([
+  ["text", containerd({ memory: "1Gi" })],
+  ["a fraction", containerd({ "cpu-quota": "1.5" })],
+  ["more digits than a number has", containerd({ "cpu-shares": "9".repeat(400) })],
+  ["an empty value", containerd({ memory: "" })],
+  ["what is no JSON", crio("{")],
+  ["what is no object", crio("[]")],
+  ["too much of it", crio(`{"x":"${"x".repeat(5_000)}"}`)],
+  ["a limit above the host's memory", containerd({ memory: 8_192 * mib })],
+])("an annotation of a pod with %s is refused", (_, spec) => {
+  expect(() => sizeOf(spec, config, host)).toThrow(expect.objectContaining({ code: "invalid_argument" }));
+});

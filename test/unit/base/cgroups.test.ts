@@ -1,7 +1,7 @@
 import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { hostCgroupVersion, joinCgroup } from "../../../src/shim/host-cgroup.ts";
+import { hostCgroupVersion, joinCgroup } from "../../../src/base/cgroups.ts";
 import { createTempDir, type TempDir } from "../../support/temp-dir.ts";
 
 // A directory tree as cgroup v1 mounts it; the kernel's answer to a write is left to the tests with containerd.

@@ -1,20 +1,20 @@
 import { existsSync } from "node:fs";
 import { readdir, statfs, writeFile } from "node:fs/promises";
 import { join, normalize } from "node:path";
-import { RuntimeError } from "../base/errors.ts";
-import { systemErrorCode } from "../base/files.ts";
+import { RuntimeError } from "./errors.ts";
+import { systemErrorCode } from "./files.ts";
 
 export type CgroupVersion = 1 | 2;
 
 /** Magic number of the cgroup2 file system (statfs(2)). */
 const cgroup2Magic = 0x6367_7270;
-const mountPoint = "/sys/fs/cgroup";
+export const cgroupMountPoint = "/sys/fs/cgroup";
 
 /**
  * The version of cgroups that containerd takes this host to have: 2 when /sys/fs/cgroup itself is the unified hierarchy,
  * else 1, also where both are mounted.
  */
-export async function hostCgroupVersion(root = mountPoint): Promise<CgroupVersion> {
+export async function hostCgroupVersion(root = cgroupMountPoint): Promise<CgroupVersion> {
   const type = await statfs(root).then(
     (stat) => stat.type,
     () => undefined,
@@ -29,7 +29,7 @@ export async function hostCgroupVersion(root = mountPoint): Promise<CgroupVersio
  * @throws invalid_argument  not the path of a cgroup
  * @throws not_found         no hierarchy has it
  */
-export async function joinCgroup(path: string, pid: number, root = mountPoint): Promise<void> {
+export async function joinCgroup(path: string, pid: number, root = cgroupMountPoint): Promise<void> {
   const refuse = (fact: string) =>
     new RuntimeError("invalid_argument", `Cannot use the cgroup ${JSON.stringify(path)}: ${fact}`);
   if (!path.startsWith("/") || path.includes("\0") || normalize(path) !== path) {
@@ -52,8 +52,8 @@ export async function joinCgroup(path: string, pid: number, root = mountPoint): 
   }
 }
 
-/** The unified hierarchy, or those of cgroup v1, each of them a mount. */
-async function hierarchiesIn(root: string): Promise<string[]> {
+/** The unified hierarchy, or those of cgroup v1, each of them a mount. None where there is no cgroup file system. */
+export async function hierarchiesIn(root: string): Promise<string[]> {
   if ((await hostCgroupVersion(root)) === 2) return [root];
   const entries = await readdir(root, { withFileTypes: true }).catch(() => []);
   // "cpu" may be a link to "cpu,cpuacct".

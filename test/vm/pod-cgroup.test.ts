@@ -1,0 +1,70 @@
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from "node:fs";
+import { expect, test } from "vitest";
+import { checkLeaksAroundEachTest } from "../support/leaks.ts";
+import { markedProcesses } from "../support/leaks-processes.ts";
+import { createPod, type Pod } from "../support/model-pod.ts";
+
+const mebibyte = 1024 ** 2;
+const isV1 = existsSync("/sys/fs/cgroup/memory/memory.usage_in_bytes");
+const memoryRoot = isV1 ? "/sys/fs/cgroup/memory" : "/sys/fs/cgroup";
+const [usageFile, limitFile] = isV1
+  ? ["memory.usage_in_bytes", "memory.limit_in_bytes"]
+  : ["memory.current", "memory.max"];
+/** Of the containers together. */
+const podMemoryBytes = 128 * mebibyte;
+/** What deploy/ and docs/configuration.md say of a RuntimeClass, with room for the emulator of a host without KVM. */
+const overheadBytes = 400 * mebibyte;
+
+const name = `caisson-test-${process.pid}`;
+checkLeaksAroundEachTest(() => ({ marks: [name] }));
+
+/** The cgroup of a pod, made and limited as kubelet does it. */
+function makeKubeletCgroup() {
+  const path = `${memoryRoot}/${name}`;
+  mkdirSync(path);
+  writeFileSync(`${path}/${limitFile}`, String(podMemoryBytes + overheadBytes));
+  return {
+    usageBytes: () => Number(readFileSync(`${path}/${usageFile}`, "utf8")),
+    entries: () => readdirSync(path, { withFileTypes: true }).filter((entry) => entry.isDirectory()),
+    [Symbol.dispose]: () => rmdirSync(path),
+  };
+}
+
+/** Where the programs of the pod's VM are accounted. */
+function cgroupsOf(pod: Pod, program: RegExp): string[] {
+  const pids = markedProcesses(pod.leakScope(), program);
+  return pids.map((pid) => {
+    const lines = readFileSync(`/proc/${pid}/cgroup`, "utf8").split("\n");
+    return (
+      lines.find((line) => (isV1 ? line.includes(":memory:") : line.startsWith("0::")))?.split(":")[2] ?? ""
+    );
+  });
+}
+
+test("the pod's cgroup holds the VM and its helpers, accounts for the guest's memory and lets it use its own", async () => {
+  using kubelet = makeKubeletCgroup();
+  await using pod = createPod();
+  const place = `/${name}/${pod.dir.token}`;
+  const container = await pod.start("", {
+    annotations: {
+      "io.kubernetes.cri.container-type": "sandbox",
+      "io.kubernetes.cri.sandbox-memory": String(podMemoryBytes),
+    },
+    linux: { cgroupsPath: place, resources: { memory: { limit: podMemoryBytes } } },
+    mounts: [{ destination: "/dev/shm", type: "tmpfs", source: "shm", options: ["size=120m"] }],
+  });
+
+  for (const program of [/qemu-system/, /vhost-device-vsock/])
+    expect(cgroupsOf(pod, program)).toEqual([place]);
+  // Itself and its worker.
+  expect(cgroupsOf(pod, /virtiofsd/)).toEqual([place, place]);
+  expect(await container.sh("dd if=/dev/zero of=/dev/shm/fill bs=1M count=110 2>/dev/null")).toMatchObject({
+    exitCode: 0,
+  });
+  const usedBytes = kubelet.usageBytes();
+  expect(usedBytes).toBeGreaterThan(110 * mebibyte);
+  console.info(`the pod's cgroup: ${Math.round(usedBytes / mebibyte)} MiB for 110 MiB in the guest`);
+
+  await container.remove();
+  expect(kubelet.entries()).toEqual([]);
+});
