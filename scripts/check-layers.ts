@@ -8,6 +8,7 @@ import { dirname, join, normalize } from "node:path";
 /** Top first. Folders of one row know nothing of each other. */
 const rows: readonly (readonly string[])[] = [
   ["cli", "oci-cli", "library"],
+  ["tasks"],
   ["client"],
   ["shim", "doctor"],
   ["sandbox", "image"],

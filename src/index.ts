@@ -19,4 +19,12 @@ export type {
 export type { ForwardPortOptions, PortForward } from "./library/port-forward.ts";
 export type { SandboxProcess } from "./library/process.ts";
 export { Sandbox } from "./library/sandbox.ts";
-export type { ContainerStats as SandboxStats } from "./sandbox/model.ts";
+export {
+  Container,
+  type ContainerConfig,
+  type LoadContainerOptions,
+  type ProcessOptions,
+} from "./tasks/container.ts";
+export type { ContainerProcess } from "./tasks/process.ts";
+export { type Task, TaskManager, type TaskManagerOptions, type TaskRequest } from "./tasks/task-manager.ts";
+export type { ContainerStats as SandboxStats, Mount } from "./sandbox/model.ts";

@@ -1,8 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { RuntimeError } from "../base/errors.ts";
 import type { AcceleratorSetting } from "../config/config.ts";
-import type { Mount } from "../sandbox/model.ts";
-import type { ContainerPaths } from "./container-store.ts";
 import type { Image } from "../image/store.ts";
 import { signalNumber } from "../client/signal-names.ts";
 import { buildSpec, chooseArgs, type Volume } from "../image/spec.ts";
@@ -61,18 +59,5 @@ export async function planContainer(options: RunOptions, image: Image): Promise<
       cpus: options.cpus,
       memoryBytes: options.memoryBytes,
     }),
-  };
-}
-
-/** How the shim gets at the root file system: a writable layer over the image, or the directory itself. */
-export function planRootfs(image: Image, paths: ContainerPaths): Mount {
-  if (image.kind === "direct") {
-    return { type: "bind", source: image.rootfs, target: "", options: ["rbind", "rw"] };
-  }
-  return {
-    type: "overlay",
-    source: "overlay",
-    target: "",
-    options: [`lowerdir=${image.rootfs}`, `upperdir=${paths.upper}`, `workdir=${paths.work}`],
   };
 }

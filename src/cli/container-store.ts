@@ -10,8 +10,6 @@ import { removeTree } from "../storage/remove-tree.ts";
 export interface ContainerPaths {
   readonly directory: string;
   readonly bundle: string;
-  readonly upper: string;
-  readonly work: string;
   /** FIFOs of the container's own process. */
   readonly io: string;
   readonly config: string;
@@ -54,8 +52,6 @@ export class ContainerStore {
     return {
       directory,
       bundle,
-      upper: join(directory, "upper"),
-      work: join(directory, "work"),
       io: join(directory, "io"),
       config: join(directory, "config.toml"),
       log: join(directory, "output.log"),

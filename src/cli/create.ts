@@ -1,18 +1,16 @@
-import { mkdir } from "node:fs/promises";
-import { asError, RuntimeError } from "../base/errors.ts";
+import { RuntimeError } from "../base/errors.ts";
 import type { Cleanup } from "../base/cleanup.ts";
-import { writeFileAtomic } from "../base/files.ts";
+import type { Config } from "../config/config.ts";
 import type { Stdio } from "../sandbox/model.ts";
 import type { Timeline } from "../sandbox/timeline.ts";
-import { type ContainerPlan, planRootfs, type RunOptions } from "./container-plan.ts";
+import type { ContainerPlan, RunOptions } from "./container-plan.ts";
 import type { ContainerPaths, ContainerRecord } from "./container-store.ts";
 import { commandFailure } from "./failure.ts";
-import { type Host, shimOf } from "./host.ts";
+import { type Host, namespace } from "./host.ts";
 import type { Image } from "../image/store.ts";
 import { type Keeper, takeKeeper } from "./keeper.ts";
-import { formatConfig } from "../client/settings.ts";
-import { deleteShim, startShim } from "../client/shim-program.ts";
-import { TaskClient } from "../client/task-client.ts";
+import type { TaskClient } from "../client/task-client.ts";
+import { TaskManager } from "../tasks/task-manager.ts";
 
 export interface CreateOptions {
   readonly options: RunOptions;
@@ -44,7 +42,6 @@ export async function createContainer(host: Host, create: CreateOptions): Promis
   const { options, image, plan, cleanup, timeline, signal } = create;
   const { containers } = host;
   const { containerId } = options;
-  const beginBundle = performance.now();
   const paths = await containers.claim(containerId);
   const remove = () => containers.remove(containerId);
   cleanup.defer(`container "${containerId}"`, remove);
@@ -66,43 +63,28 @@ export async function createContainer(host: Host, create: CreateOptions): Promis
     state: { tag: "creating" },
   };
   await containers.save(creating);
-  await makeBundle(host, create, paths);
-  const stdio = await create.openStdio(paths);
-  timeline.add("bundle", beginBundle, performance.now() - beginBundle);
-
-  const shim = shimOf(host, containerId);
-  cleanup.defer("the shim", () => deleteShim(shim));
-  const client = await timeline.measure("shim", async () => {
-    const address = await startShim(shim, { signal });
-    const connected = await TaskClient.connect(address, containerId);
-    cleanup.defer("the connection to the shim", () => connected[Symbol.asyncDispose]());
-    return { address, connected };
+  const tasks = new TaskManager({ runtime: host.shimPath, namespace });
+  const task = await tasks.create({
+    id: containerId,
+    directory: paths.directory,
+    config: configOf(host, options),
+    spec: plan.spec,
+    root: image,
+    openStdio: () => create.openStdio(paths),
+    signal,
+    timeline,
+    explain: (error) => commandFailure(error, plan.spec.process.args[0] ?? ""),
   });
-  const rootfs = [planRootfs(image, paths)];
-  try {
-    const task = { bundle: paths.bundle, rootfs, stdio };
-    await timeline.measure("create", () => client.connected.create(task, { signal }));
-  } catch (error) {
-    throw asError(commandFailure(error, plan.spec.process.args[0] ?? ""));
-  }
-  const record: ContainerRecord = { ...creating, state: { tag: "started", address: client.address } };
+  cleanup.defer("its task", () => task.undo[Symbol.asyncDispose]());
+  const record: ContainerRecord = { ...creating, state: { tag: "started", address: task.address } };
   await containers.save(record);
-  return { record, client: client.connected, keeper };
+  return { record, client: task.client, keeper };
 }
 
-async function makeBundle(host: Host, create: CreateOptions, paths: ContainerPaths): Promise<void> {
-  const { options, plan, image } = create;
-  await mkdir(paths.bundle, { mode: 0o700 });
-  await mkdir(`${paths.bundle}/rootfs`, { mode: 0o711 });
-  if (image.kind === "layered") {
-    // It becomes the container's "/": everybody may look into that.
-    await mkdir(paths.upper, { mode: 0o755 });
-    await mkdir(paths.work, { mode: 0o700 });
-  }
-  await writeFileAtomic(`${paths.bundle}/config.json`, JSON.stringify(plan.spec));
-  const overrides = {
-    ...(options.accel === undefined ? {} : { accel: options.accel }),
-    ...(options.kernelPath === undefined ? {} : { kernelPath: options.kernelPath }),
+function configOf({ config }: Host, { accel, kernelPath }: RunOptions): Config {
+  return {
+    ...config,
+    ...(accel === undefined ? {} : { accel }),
+    ...(kernelPath === undefined ? {} : { kernelPath }),
   };
-  await writeFileAtomic(paths.config, formatConfig({ ...host.config, ...overrides }));
 }

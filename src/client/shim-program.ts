@@ -15,6 +15,30 @@ export interface ShimProgram {
   readonly bundle: string;
   /** The configuration file. */
   readonly config: string;
+  /** Node that runs it; default: the one beside it. */
+  readonly nodePath?: string;
+}
+
+/** What a runtime says about itself (`-info`). */
+export interface RuntimeInfo {
+  readonly name: string;
+  readonly annotations: Readonly<Record<string, string>>;
+}
+
+/** Asks the runtime about itself. @throws not_found, unavailable */
+export async function readRuntimeInfo(
+  shim: Pick<ShimProgram, "path" | "config" | "nodePath">,
+): Promise<RuntimeInfo> {
+  const output = await runChild([shim.path, "-info"], {
+    action: `ask the runtime "${shim.path}" about itself`,
+    cwd: "/",
+    timeoutMs: startTimeoutMs,
+    environment: environmentOf(shim),
+  });
+  // Needed by few.
+  const bootstrap = await import("../gen/bootstrap.js");
+  const { name, annotations } = bootstrap.containerd.types.RuntimeInfo.decode(output);
+  return { name, annotations };
 }
 
 /** Starts the daemon; returns the address of its task API. */
@@ -45,16 +69,24 @@ export async function deleteShim(shim: ShimProgram): Promise<number> {
 }
 
 async function runShim(
-  { path, namespace, containerId, bundle, config }: ShimProgram,
+  shim: ShimProgram,
   action: "start" | "delete",
   limits: { timeoutMs: number; signal?: AbortSignal },
 ): Promise<Uint8Array> {
+  const { path, namespace, containerId, bundle } = shim;
   const flags = ["-namespace", namespace, "-id", containerId, "-address", "", "-publish-binary", ""];
   const argv = [path, ...flags, ...(action === "delete" ? ["-bundle", bundle] : []), action];
   return runChild(argv, {
     ...limits,
     action: `${action} the shim of "${containerId}"`,
     cwd: bundle,
-    environment: { CAISSON_CONFIG: config },
+    environment: environmentOf(shim),
   });
+}
+
+function environmentOf({
+  config,
+  nodePath,
+}: Pick<ShimProgram, "config" | "nodePath">): Record<string, string> {
+  return { CAISSON_CONFIG: config, ...(nodePath === undefined ? {} : { CAISSON_NODE: nodePath }) };
 }

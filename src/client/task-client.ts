@@ -66,10 +66,19 @@ export class TaskClient implements AsyncDisposable {
   }
 
   async status(execId: string): Promise<TaskStatus> {
+    return (await this.state(execId)).status;
+  }
+
+  async state(execId: string): Promise<{ readonly status: TaskStatus; readonly pid: number }> {
     const options = { timeoutMs: stateTimeoutMs };
-    const { status } = await this.#client.call(service, taskMethods.state, this.#process(execId), options);
+    const { status, pid } = await this.#client.call(
+      service,
+      taskMethods.state,
+      this.#process(execId),
+      options,
+    );
     const names = ["unknown", "created", "running", "stopped", "paused", "paused"] as const;
-    return names[status] ?? "unknown";
+    return { status: names[status] ?? "unknown", pid };
   }
 
   /** Resolves when the process has ended and its output was written out. @throws unavailable (the daemon died) */
