@@ -39,27 +39,41 @@ export function bindSources(spec: Spec, places: GuestPlaces): BindSource[] {
 /** Of "shared" the half that leads into the guest. */
 const followsHost = ["slave", "rslave", "shared", "rshared"];
 
+/** A bind source in the share. */
+export interface SharedBind {
+  readonly path: string;
+  /** Whether something is mounted below it, or may be. */
+  readonly hasMounts: boolean;
+}
+
 /** Where the binds have their sources in the guest. */
 export interface GuestSources {
   readonly places: GuestPlaces;
-  /** Paths in the share, of the `bindSources` in their order. */
-  readonly shared: readonly string[];
+  /** Of the `bindSources`, in their order. */
+  readonly shared: readonly SharedBind[];
 }
 
-/** The mounts as the guest's runtime gets them: binds come from the share or from a place in the guest. */
+/**
+ * The mounts as the guest's runtime gets them: binds come from the share or from a place in the guest. Where something is mounted
+ * below one, "ro" is left to the host: in the guest it would hold for what is below, too, because the kernel mounts that there
+ * when it is first walked into, with the flags of the mount above.
+ */
 export function guestMounts(spec: Spec, { places, shared }: GuestSources): SpecMount[] {
   let nextBind = 0;
   return (spec.mounts ?? []).map((mount) => {
     if (!isBind(mount)) return mount;
     const place = places.get(mount);
-    const source = place ?? `${guestShareDirectory}/${shared[nextBind++]}`;
+    const bind = place === undefined ? shared[nextBind++] : undefined;
+    const source = place ?? `${guestShareDirectory}/${bind?.path}`;
     const { uidMappings: _uids, gidMappings: _gids, options = [], ...kept } = mount;
     return {
       ...kept,
       type: "bind",
       source,
       options: [
-        ...options.filter((option) => !idMapOptions.includes(option)),
+        ...options.filter(
+          (option) => !idMapOptions.includes(option) && !(bind?.hasMounts && option === "ro"),
+        ),
         ...(place === undefined ? [] : placeFlags),
       ],
     };

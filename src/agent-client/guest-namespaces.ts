@@ -13,6 +13,8 @@ const needed = ["network", "mount", "pid", "ipc", "uts"];
  * The namespaces that a container shares with its sandbox: those whose path is of a process that stands for the
  * sandbox on the host, the VMM say. `sandboxPids` are their ids, none for the container that the sandbox is made for.
  *
+ * The user namespace that containerd makes for a pod, which the first container has as a path, is no one to join.
+ *
  * All containers of a sandbox have the VMM's process id, so the namespace of one that is not the first cannot be named.
  *
  * @throws failed_precondition  the host's namespace
@@ -28,7 +30,8 @@ export function sharedNamespaces(spec: Spec, sandboxPids: readonly number[]): Sh
     );
   }
   return namespaces
-    .filter(({ type, path = "" }) => type !== "network" && path !== "")
+    .filter((namespace) => namespace.type !== "network" && (namespace.path ?? "") !== "")
+    .filter(({ type }) => !(type === "user" && sandboxPids.length === 0 && hasMappings(spec)))
     .map(({ type, path = "" }) => {
       const isSandboxes = sandboxPids.some((pid) => path === `/proc/${pid}/ns/${type}`);
       if (isShareable(type) && isSandboxes) return type;
@@ -37,6 +40,11 @@ export function sharedNamespaces(spec: Spec, sandboxPids: readonly number[]): Sh
         `Cannot create the container: the ${type} namespace "${path}" is not of its sandbox; a VM cannot join namespaces of the host or of another VM`,
       );
     });
+}
+
+/** Then a user namespace of the host stands for its mappings: the guest makes one that is the same. */
+function hasMappings({ linux }: Spec): boolean {
+  return (linux?.uidMappings ?? []).length > 0 && (linux?.gidMappings ?? []).length > 0;
 }
 
 function isShareable(type: string): type is SharedNamespace {

@@ -2,6 +2,7 @@ import { RuntimeError } from "../base/errors.ts";
 import type { Spec } from "../oci/spec.ts";
 import { guestDeviceRules, guestOwnDevices } from "./guest-devices.ts";
 import { type GuestSources, guestMounts, guestShareDirectory } from "./guest-mounts.ts";
+import type { SharedNamespace } from "./guest-namespaces.ts";
 import { containerSysctls } from "./guest-sysctls.ts";
 
 /** crun before 1.9 refuses other versions than 1.0.x; what later minor versions add are fields of their own. */
@@ -11,6 +12,8 @@ export interface GuestSpecOptions {
   readonly containerId: string;
   readonly terminal: boolean;
   readonly sources: GuestSources;
+  /** Namespaces that the agent fills in. */
+  readonly sharedNamespaces: readonly SharedNamespace[];
 }
 
 /**
@@ -21,7 +24,10 @@ export interface GuestSpecOptions {
  * and the devices that it adds (see `sharedNamespaces`, `blockDevices`), the host's cgroup path and cpusets (the guest has CPUs of
  * its own), AppArmor profiles and SELinux labels (the guest kernel has no such module; the VM is the stronger wall), annotations.
  */
-export function guestSpec(spec: Spec, { containerId, terminal, sources }: GuestSpecOptions): Spec {
+export function guestSpec(
+  spec: Spec,
+  { containerId, terminal, sources, sharedNamespaces }: GuestSpecOptions,
+): Spec {
   const { annotations: _annotations, hooks, linux = {}, process, ...rest } = spec;
   const {
     apparmorProfile: _profile,
@@ -40,7 +46,7 @@ export function guestSpec(spec: Spec, { containerId, terminal, sources }: GuestS
       startContainer: hooks?.startContainer ?? [],
     },
     linux: {
-      ...guestLinux(spec, linux, containerId),
+      ...guestLinux(spec, containerId, sharedNamespaces),
       ...(linux.sysctl && { sysctl: containerSysctls(spec) }),
     },
   };
@@ -48,15 +54,16 @@ export function guestSpec(spec: Spec, { containerId, terminal, sources }: GuestS
 
 function guestLinux(
   spec: Spec,
-  linux: NonNullable<Spec["linux"]>,
   containerId: string,
+  sharedNamespaces: readonly string[],
 ): NonNullable<Spec["linux"]> {
+  const { linux = {} } = spec;
   const { mountLabel: _label, ...kept } = linux as Record<string, unknown>;
   return {
     ...kept,
     cgroupsPath: `/containers/${containerId}`,
     namespaces: (linux.namespaces ?? [])
-      .filter(({ type, path = "" }) => type !== "network" && path === "")
+      .filter(({ type }) => type !== "network" && !sharedNamespaces.includes(type))
       .map(({ type }) => ({ type })),
     ...(linux.devices === undefined ? {} : { devices: guestOwnDevices(spec) }),
     // Null stands for none.

@@ -1,7 +1,7 @@
 import { existsSync, realpathSync } from "node:fs";
 import { readdir } from "node:fs/promises";
 import { isAbsolute, join, resolve } from "node:path";
-import type { BindSource } from "../agent-client/guest-mounts.ts";
+import type { BindSource, SharedBind } from "../agent-client/guest-mounts.ts";
 import { RuntimeError } from "../base/errors.ts";
 import { systemErrorCode } from "../base/files.ts";
 import type { Spec } from "../oci/spec.ts";
@@ -14,7 +14,7 @@ import type { CreateContainerRequest } from "./model.ts";
  * Mounts a container's root file system at `<bundle>/rootfs` (where `docker cp` and containerd look for it) and shows it
  * and the sources of its bind mounts to the guest. `removeContainerFiles` undoes it.
  *
- * @returns the paths of the binds in the share
+ * @returns the binds in the share
  * @throws not_found, invalid_argument  a source is missing or is no directory or regular file
  * @throws failed_precondition          the root file system is empty
  */
@@ -22,7 +22,7 @@ export async function addContainerFiles(
   request: CreateContainerRequest,
   { spec, binds }: { readonly spec: Spec; readonly binds: readonly BindSource[] },
   { shared, journal }: { readonly shared: SharedDir; readonly journal: Journal },
-): Promise<string[]> {
+): Promise<SharedBind[]> {
   const { containerId, bundle } = request;
   const root = rootPath(bundle, spec);
   journal.add({ kind: "container", containerId });
@@ -38,11 +38,11 @@ export async function addContainerFiles(
   // and then makes it read-only.
   const hasOwnLayer = request.rootfs.length > 0 || isOverlay(root);
   await shared.addRootfs(containerId, root, !hasOwnLayer && (spec.root.readonly ?? false));
-  const paths: string[] = [];
+  const shown: SharedBind[] = [];
   for (const { source, ...options } of binds) {
-    paths.push(await shared.addMount(containerId, resolve(bundle, source), options));
+    shown.push(await shared.addMount(containerId, resolve(bundle, source), options));
   }
-  return paths;
+  return shown;
 }
 
 /** Unmounts what `addContainerFiles` mounted: a root file system that the caller brought mounted stays so. Idempotent. */

@@ -1,6 +1,6 @@
 import type { GuestContainerRequest } from "../agent-client/agent-types.ts";
 import { type BlockDevice, blockDevices, hasAllDevices } from "../agent-client/guest-devices.ts";
-import { type BindSource, bindSources } from "../agent-client/guest-mounts.ts";
+import { type BindSource, bindSources, type SharedBind } from "../agent-client/guest-mounts.ts";
 import { sharedNamespaces } from "../agent-client/guest-namespaces.ts";
 import { guestSpec, refuseUnsupported } from "../agent-client/guest-spec.ts";
 import { withIdleInit } from "../agent-client/idle-init.ts";
@@ -12,9 +12,9 @@ export interface ContainerPlan {
   /** Shared by the host. */
   readonly binds: readonly BindSource[];
   readonly blockDevices: readonly BlockDevice[];
-  /** For the agent. `shared` are the paths of `binds` in the share. */
+  /** For the agent. `shared` are the `binds` in the share. */
   guest(
-    shared: readonly string[],
+    shared: readonly SharedBind[],
   ): Pick<
     GuestContainerRequest,
     "ociConfigJson" | "storages" | "sharedNamespaces" | "allDevices" | "volumes"
@@ -46,13 +46,14 @@ export async function planContainer(spec: Spec, options: PlanOptions): Promise<C
     binds: bindSources(whole, places),
     blockDevices: blockDevices(spec),
     guest: (shared) => {
-      const translated = guestSpec(whole, { containerId, terminal, sources: { places, shared } });
+      const sources = { places, shared };
+      const translated = guestSpec(whole, { containerId, terminal, sources, sharedNamespaces: sharedTypes });
       return {
         ociConfigJson: Buffer.from(JSON.stringify(isIdle ? withIdleInit(translated) : translated)),
         storages,
         sharedNamespaces: sharedTypes,
         allDevices: hasAllDevices(spec),
-        volumes: shared,
+        volumes: shared.map(({ path }) => path),
       };
     },
   };

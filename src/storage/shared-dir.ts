@@ -4,7 +4,13 @@ import { RuntimeError } from "../base/errors.ts";
 import { removeDirectory } from "../base/files.ts";
 import { bindReadOnlyShared, unmountAllBelow } from "./mount.ts";
 import { attachCopy, openMountSource } from "./mount-tree.ts";
-import { type BindOptions, removeVolumeTargets, SharedVolumes, type VolumePlaces } from "./shared-volumes.ts";
+import {
+  type BindOptions,
+  removeVolumeTargets,
+  type SharedVolume,
+  SharedVolumes,
+  type VolumePlaces,
+} from "./shared-volumes.ts";
 
 /**
  * The directory that one sandbox's guest sees through virtio-fs (tag "caisson"), below the sandbox's own.
@@ -25,7 +31,7 @@ export interface SharedDir {
   /** Adds a container's root file system; returns its path in the guest's view, relative to the share. */
   addRootfs(containerId: string, source: string, readOnly: boolean): Promise<string>;
   /** Adds a bind source (directory or regular file), likewise. Read-only is enforced here: the guest cannot lift it. */
-  addMount(containerId: string, source: string, options: BindOptions): Promise<string>;
+  addMount(containerId: string, source: string, options: BindOptions): Promise<SharedVolume>;
   /** Removes what was added for a container and no other uses. Idempotent. */
   removeContainer(containerId: string): Promise<void>;
 }

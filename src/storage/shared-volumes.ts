@@ -14,6 +14,13 @@ export type BindOptions = Pick<TreeOptions, "recursive" | "readOnly" | "idMap"> 
   readonly propagation: "private" | "slave";
 };
 
+export interface SharedVolume {
+  /** In the share. */
+  readonly path: string;
+  /** Whether something is mounted below it, or may be later. */
+  readonly hasMounts: boolean;
+}
+
 interface Volume {
   readonly number: number;
   readonly users: Set<string>;
@@ -45,16 +52,22 @@ export class SharedVolumes {
     this.#places = places;
   }
 
-  /** Returns the path in the share. */
-  async add(containerId: string, source: string, options: BindOptions): Promise<string> {
+  async add(containerId: string, source: string, options: BindOptions): Promise<SharedVolume> {
     await using from = await openMountSource(source);
     const own = await realpath(this.#places.sandbox);
     checkSource(from, source, own);
-    const key = keyOf(from, options);
+    const mounts = listMounts().filter(({ mountPoint }) => `${mountPoint}/`.startsWith(`${from.realPath}/`));
+    // What makes two binds the same: the file, how it is shown, and the mounts of now that come along.
+    const key = JSON.stringify([from.identity, from.realPath, options, mounts.map(({ mountId }) => mountId)]);
     const volume = this.#volumes.get(key) ?? this.#make(key, from, own, options);
     volume.users.add(containerId);
     await volume.mounted;
-    return join(volumesName, String(volume.number));
+    return {
+      path: join(volumesName, String(volume.number)),
+      hasMounts:
+        options.propagation === "slave" ||
+        (options.recursive && mounts.some(({ mountPoint }) => mountPoint !== from.realPath)),
+    };
   }
 
   /** Unmounts what only this container has used. */
@@ -114,14 +127,6 @@ async function removeTarget(path: string): Promise<void> {
     ignore("ENOTDIR")(error);
     return removeFile(path);
   });
-}
-
-/** What makes two binds the same: the file, how it is shown, and the mounts of now that come along. */
-function keyOf({ identity, realPath }: MountSource, options: BindOptions): string {
-  const mounts = listMounts()
-    .filter(({ mountPoint }) => `${mountPoint}/`.startsWith(`${realPath}/`))
-    .map(({ mountId }) => mountId);
-  return JSON.stringify([identity, realPath, options, mounts]);
 }
 
 function checkSource({ isDirectory, isFile, realPath }: MountSource, source: string, own: string): void {

@@ -123,7 +123,10 @@ async function readAll() {
     podMounts: [],
   });
   const guest = JSON.parse(
-    Buffer.from(plan.guest(plan.binds.map((_, index) => `.volumes/${index}`)).ociConfigJson).toString(),
+    Buffer.from(
+      plan.guest(plan.binds.map((_, index) => ({ path: `.volumes/${index}`, hasMounts: false })))
+        .ociConfigJson,
+    ).toString(),
   ) as Spec;
   const size = sizeOf(spec, own, host);
   expect(size.vcpus).toBeGreaterThanOrEqual(1);

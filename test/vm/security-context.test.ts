@@ -160,7 +160,11 @@ test("user namespaces: root of the container is not the guest's; a pod shares on
     mounts: [{ ...volume, gidMappings: ids }],
     linux: { uidMappings: ids, gidMappings: ids },
   };
-  const own = [...defaultNamespaces, "user"].map((type) => ({ type }));
+  // As containerd makes one for a pod.
+  const own = [
+    ...defaultNamespaces.map((type) => ({ type })),
+    { type: "user", path: mapped.dir.join("made-for-the-pod") },
+  ];
   const first = await mapped.start("", { ...changes, namespaces: own });
   const script =
     "id -u; cat /proc/self/uid_map; stat -c %u /data/of-root /bin; touch /data/made /tmp/made; ls /sys/class >/dev/null && echo sys";

@@ -69,6 +69,9 @@ test("ro holds on the host, also when the guest's mount is made writable; mounts
   expect(readdirSync(source).sort()).toEqual(["below", "kept"]);
   expect(readFileSync(`${source}/kept`, "utf8")).toBe("kept");
   expect(readdirSync(`${source}/below`)).toEqual([]);
+  // As with runc, it holds for the mount only.
+  expect(await app.sh("touch /ro/below/new", everything)).toMatchObject({ exitCode: 0 });
+  expect(readdirSync(`${source}/below`)).toEqual(["new"]);
   await app.remove();
 });
 
@@ -148,6 +151,17 @@ test("200 binds in one container, directories and files", async () => {
   const endMs = performance.now();
   await app.container.delete("");
   console.info(`deleted in ${Math.round(performance.now() - endMs)} ms`);
+});
+
+test("an image volume: a read-only overlay, as containerd mounts it", async () => {
+  const lower = ["lower-a", "lower-b"].map((name) => volume(name, { [name]: `${name}\n` }));
+  const source = volume("image-volume");
+  execFileSync("mount", ["-t", "overlay", "-o", `ro,lowerdir=${lower.join(":")}`, "overlay", source]);
+
+  const result = await pod.run("image-volume", "cat /image/*; touch /image/x", {
+    mounts: [bind(source, "/image", "ro")],
+  });
+  expect(result.output).toMatch(/^lower-a\nlower-b\ntouch: .*Read-only file system\n$/);
 });
 
 test("tmpfs has its size and mode; mounts lie below each other, on new and existing places", async () => {

@@ -57,8 +57,11 @@ test("a root file system, directories and files appear in the share and are gone
   const shared = await createSharedDir(dir.join("sandbox"));
 
   expect(await shared.addRootfs("c1", rootfs, false)).toBe("c1/rootfs");
-  expect(await shared.addMount("c1", volume, options())).toBe(".volumes/0");
-  expect(await shared.addMount("c1", `${volume}/precious`, options())).toBe(".volumes/1");
+  expect(await shared.addMount("c1", volume, options())).toEqual({ path: ".volumes/0", hasMounts: false });
+  expect(await shared.addMount("c1", `${volume}/precious`, options())).toEqual({
+    path: ".volumes/1",
+    hasMounts: false,
+  });
   writeFileSync(`${shared.path}/.volumes/0/from-guest`, "guest data");
 
   expect(readFileSync(`${shared.path}/c1/rootfs/precious`, "utf8")).toBe("host data");
@@ -92,14 +95,14 @@ test("what containers bind in the same way is one mount, which goes with the las
     shared.addMount("c2", volume, options("all")),
     shared.addMount("c2", other, options()),
   ]);
-  expect(paths[1]).toBe(paths[0]);
-  expect(new Set(paths).size).toBe(3);
+  expect(paths[1]).toEqual(paths[0]);
+  expect(new Set(paths.map(({ path }) => path)).size).toBe(3);
 
   await shared.removeContainer("c2");
-  expect(mountsBelow(shared.path)).toEqual([`${shared.path}/${paths[0]}`, shared.path]);
+  expect(mountsBelow(shared.path)).toEqual([`${shared.path}/${paths[0].path}`, shared.path]);
   // What is mounted in it by now comes along: it is not the same any more.
   execFileSync("mount", ["-t", "tmpfs", "none", volume]);
-  expect(await shared.addMount("c3", volume, options())).not.toBe(paths[0]);
+  expect(await shared.addMount("c3", volume, options())).not.toEqual(paths[0]);
   await shared.removeContainer("c3");
   await shared.removeContainer("c1");
   expect(mountsBelow(shared.path)).toEqual([shared.path]);
@@ -252,7 +255,7 @@ test("addMount() of a directory that holds the share leaves our own mounts out",
   const shared = await createSharedDir(directory);
   await shared.addRootfs("c1", makeSource(dir, "rootfs"), false);
   try {
-    const added = await shared.addMount("c1", dir.path, options());
+    const { path: added } = await shared.addMount("c1", dir.path, options());
 
     const inside = mountsBelow(`${shared.path}/${added}`);
     expect(inside).toEqual([`${shared.path}/${added}`]);

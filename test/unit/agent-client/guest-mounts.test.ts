@@ -53,6 +53,25 @@ test("bindSources() refuses mapped ids without a mapping", () => {
   expect(() => bindSources(spec, new Map())).toThrow('the mount at "/x"');
 });
 
+const shared = (number: number, hasMounts = false) => ({ path: `.volumes/${number}`, hasMounts });
+
+test("ro is left to the host where something is mounted below, rro is not", () => {
+  const spec = withMounts([
+    { destination: "/a", type: "bind", source: "/a", options: ["rbind", "ro"] },
+    { destination: "/b", type: "bind", source: "/b", options: ["rbind", "rro"] },
+  ]);
+  const optionsOf = (hasMounts: boolean) =>
+    guestMounts(spec, { places: new Map(), shared: [shared(0, hasMounts), shared(1, hasMounts)] }).map(
+      ({ options }) => options,
+    );
+
+  expect(optionsOf(false)).toEqual([
+    ["rbind", "ro"],
+    ["rbind", "rro"],
+  ]);
+  expect(optionsOf(true)).toEqual([["rbind"], ["rbind", "rro"]]);
+});
+
 test("what has a place in the guest is not shared, and the numbers are the same on both sides", () => {
   const shm: SpecMount = { destination: "/dev/shm", type: "bind", source: "/run/shm", options: ["rbind"] };
   const spec = withMounts([
@@ -65,7 +84,7 @@ test("what has a place in the guest is not shared, and the numbers are the same 
 
   const mappable = { ...spec, linux: { uidMappings: mappings, gidMappings: mappings } };
   expect(bindSources(mappable, places).map(({ source }) => source)).toEqual(["/srv/a", "/srv/b"]);
-  expect(guestMounts(spec, { places, shared: [".volumes/7", ".volumes/8"] })).toEqual([
+  expect(guestMounts(spec, { places, shared: [shared(7), shared(8)] })).toEqual([
     { destination: "/proc", type: "proc", source: "proc" },
     { destination: "/a", type: "bind", source: "/run/caisson/shared/.volumes/7", options: [] },
     {

@@ -40,6 +40,16 @@ test.each([
   );
 });
 
+test("a user namespace that was made for a pod is the first container's own, by its mappings", () => {
+  const mappings = [{ containerID: 0, hostID: 100_000, size: 65_536 }];
+  const spec = withNamespaces(joining("user", "/run/sandboxes/x/userns"));
+  const mapped = { ...spec, linux: { ...spec.linux, uidMappings: mappings, gidMappings: mappings } };
+
+  expect(sharedNamespaces(mapped, [])).toEqual([]);
+  expect(() => sharedNamespaces(spec, [])).toThrow("/run/sandboxes/x/userns");
+  expect(() => sharedNamespaces(mapped, [77])).toThrow("/run/sandboxes/x/userns");
+});
+
 test("the first container of a sandbox can join nothing", () => {
   expect(() => sharedNamespaces(withNamespaces(joining("pid", "/proc/0/ns/pid")), [])).toThrow("/proc/0/");
 });

@@ -4,8 +4,16 @@ import { guestSysctls } from "../../../src/agent-client/guest-sysctls.ts";
 import type { Spec } from "../../../src/oci/spec.ts";
 
 const namespaces = [{ type: "mount" }, { type: "pid" }];
-const sources = { places: new Map(), shared: [".volumes/0", ".volumes/1", ".volumes/2"] };
-const options = { containerId: "c1", terminal: false, sources };
+const sources = {
+  places: new Map(),
+  shared: [0, 1, 2].map((number) => ({ path: `.volumes/${number}`, hasMounts: false })),
+};
+const options = {
+  containerId: "c1",
+  terminal: false,
+  sources,
+  sharedNamespaces: ["ipc"] as const,
+};
 const small = {
   ociVersion: "1.2.0",
   process: { args: ["true"], cwd: "/" },
