@@ -54,7 +54,7 @@ fix: ## repair what `check` can repair by itself
 gen: ## generate src/gen from proto
 	@scripts/gen
 
-bench: build ## measure start time, memory and output rate: build/bench/results.json
+bench: build ## measure start time, memory, output rate and network: build/bench/results.json
 	@scripts/bench
 
 agent: ## build the guest agent

@@ -11,11 +11,12 @@ import { coldStart } from "./cold-start.ts";
 import { findFloorFiles } from "./floor.ts";
 import { describeMachine, findVersions, readLoad } from "./machine.ts";
 import { memory } from "./memory.ts";
+import { network } from "./network.ts";
 import type { Row } from "./rows.ts";
 import { formatTable } from "./table.ts";
 import { throughput } from "./throughput.ts";
 
-const benchmarks: readonly Benchmark[] = [coldStart, throughput, memory];
+const benchmarks: readonly Benchmark[] = [coldStart, throughput, network, memory];
 
 const root = join(import.meta.dirname, "../..");
 const resultsPath = join(root, "build/bench/results.json");
