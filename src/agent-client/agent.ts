@@ -19,6 +19,7 @@ import type {
   ProcessAddress,
 } from "./agent-types.ts";
 import { GuestCredentials } from "./guest-credentials.ts";
+import { throwStartFailure } from "./start-failure.ts";
 import type { GuestAddress } from "./vsock.ts";
 
 const v1 = caisson.agent.v1;
@@ -145,7 +146,7 @@ export class Agent implements Disposable {
         volumes: [...request.volumes],
       },
       signal,
-    );
+    ).catch(throwStartFailure);
   }
 
   async createExec(
@@ -163,7 +164,8 @@ export class Agent implements Disposable {
   }
 
   async startProcess(process: ProcessAddress): Promise<void> {
-    await this.#call("StartProcess", v1.StartProcessRequest, v1.StartProcessResponse, process);
+    const started = this.#call("StartProcess", v1.StartProcessRequest, v1.StartProcessResponse, process);
+    await started.catch(throwStartFailure);
   }
 
   async signalProcess(

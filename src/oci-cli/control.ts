@@ -1,10 +1,8 @@
 /** The commands that change what a container does: start, kill, pause, resume, update. */
 import { RuntimeError } from "../base/errors.ts";
-import { openBundle } from "./bundle.ts";
 import type { TaskClient } from "../client/task-client.ts";
 import { type Host, requireRoot } from "./host.ts";
 import { probe, type Status } from "./probe.ts";
-import { processFailure } from "./process-failure.ts";
 
 export async function start(host: Host, id: string): Promise<number> {
   requireRoot();
@@ -18,10 +16,7 @@ export async function start(host: Host, id: string): Promise<number> {
         : "cannot start an already running container",
     );
   }
-  await connected.start("").catch(async (error: unknown) => {
-    const { spec } = await openBundle(record.bundle);
-    throw processFailure(error, spec.process?.args?.[0] ?? "");
-  });
+  await connected.start("");
   return 0;
 }
 

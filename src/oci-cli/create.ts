@@ -13,7 +13,6 @@ import { TaskClient } from "../client/task-client.ts";
 import { type Bundle, openBundle } from "./bundle.ts";
 import { endContainer } from "./delete.ts";
 import { type Host, requireRoot, shimOf } from "./host.ts";
-import { processFailure } from "./process-failure.ts";
 import { noteSandbox, sandboxContainerOf } from "./pod.ts";
 import type { ProcessProxy, TerminalKind } from "./proxy.ts";
 import { openProxy, type ProxyRequest, spawnProxy } from "./proxy-process.ts";
@@ -53,18 +52,18 @@ export async function run(host: Host, options: RunOptions): Promise<number> {
   if (options.detached) {
     const address = await createDetached(host, options, prepared, relay.aborted);
     await using client = await TaskClient.connect(address, prepared.sandboxId);
-    await started(client, prepared);
+    await client.start("");
     cleanup.move();
     return 0;
   }
   const client = await connect(host, prepared, relay.aborted);
   cleanup.defer("the connection to the daemon", () => client.connected[Symbol.asyncDispose]());
   const request = requestOf(host, prepared, client.address);
-  const proxy = await createHere(client.connected, request, prepared, relay);
+  const proxy = await createHere(client.connected, request, relay);
   cleanup.defer("the stdio", () => proxy[Symbol.dispose]());
   const own = identify(process.pid) ?? { pid: process.pid, startTicks: "" };
   await note(host, options, prepared, { address: client.address, proxy: own });
-  await started(client.connected, prepared);
+  await client.connected.start("");
   const exitCode = await proxy.ended();
   relay.stopForwarding();
   proxy[Symbol.dispose]();
@@ -80,7 +79,6 @@ interface Prepared {
   readonly bundle: Bundle;
   readonly paths: ContainerPaths;
   readonly terminal: TerminalKind;
-  readonly command: string;
 }
 
 /** Everything up to the daemon: what cannot be done is said before anything is made. */
@@ -109,7 +107,7 @@ async function prepare(
     await noteSandbox(paths.shim, host.containers.sandboxName(sandboxContainerId).sandboxId);
   cleanup.defer("the daemon", () => deleteShim(shimOf(host, id)));
   const { sandboxId } = host.containers.sandboxName(id);
-  return { id, sandboxId, bundle, paths, terminal, command: wanted?.args?.[0] ?? "" };
+  return { id, sandboxId, bundle, paths, terminal };
 }
 
 /** @throws unimplemented */
@@ -140,11 +138,7 @@ async function createDetached(
   using standIn = spawnStandIn(host, prepared.bundle.spec.process?.args ?? []);
   await using proxy = spawnProxy(host, id, terminal, standIn.socket);
   const address = await startShim(shimOf(host, id), { signal });
-  await abortable(proxy.open(requestOf(host, prepared, address, standIn.identity.pid)), signal).catch(
-    (error: unknown) => {
-      throw processFailure(error, prepared.command);
-    },
-  );
+  await abortable(proxy.open(requestOf(host, prepared, address, standIn.identity.pid)), signal);
   await note(host, options, prepared, { address, proxy: standIn.identity });
   await proxy.release();
   return address;
@@ -162,13 +156,10 @@ async function connect(
 async function createHere(
   client: TaskClient,
   request: ProxyRequest,
-  prepared: Prepared,
   relay: SignalRelay,
 ): Promise<ProcessProxy> {
   const opened = openProxy(client, request);
-  const proxy = await abortable(opened, relay.aborted).catch((error: unknown) => {
-    throw processFailure(error, prepared.command);
-  });
+  const proxy = await abortable(opened, relay.aborted);
   proxy.attach(relay);
   return proxy;
 }
@@ -206,10 +197,4 @@ export async function writePidFile(path: string, pid: number): Promise<void> {
   const unfinished = join(dirname(path), `.${basename(path)}`);
   await writeFile(unfinished, String(pid), { mode: 0o666 });
   await rename(unfinished, path);
-}
-
-async function started(client: TaskClient, { command }: Prepared): Promise<void> {
-  await client.start("").catch((error: unknown) => {
-    throw processFailure(error, command);
-  });
 }

@@ -10,7 +10,6 @@ import { openBundle } from "./bundle.ts";
 import { writePidFile } from "./create.ts";
 import { type Host, requireRoot } from "./host.ts";
 import { probe } from "./probe.ts";
-import { processFailure } from "./process-failure.ts";
 import { forgetExec, noteExec, openProxy, type ProxyRequest, spawnProxy } from "./proxy-process.ts";
 import type { ContainerRecord } from "./store.ts";
 import { terminalKind } from "./terminal-kind.ts";
@@ -75,9 +74,7 @@ export async function exec(host: Host, options: ExecOptions): Promise<number> {
     process: { tag: "exec", execId, spec },
   };
   const run = options.detached ? runDetached : runHere;
-  return await run(host, options, connected, request, execId).catch((error: unknown) => {
-    throw processFailure(error, commandOf(spec));
-  });
+  return await run(host, options, connected, request, execId);
 }
 
 async function runDetached(
@@ -170,9 +167,4 @@ function changedUser(own: unknown, text: string | undefined, additionalGids: rea
     ...(gid === undefined ? {} : { gid: Number(gid) }),
     ...(additionalGids.length === 0 ? {} : { additionalGids: [...ownGids, ...additionalGids] }),
   };
-}
-
-function commandOf(spec: ProcessSpec): string {
-  const args = spec["args"];
-  return Array.isArray(args) && typeof args[0] === "string" ? args[0] : "";
 }

@@ -1,7 +1,7 @@
 import { text as readText } from "node:stream/consumers";
 import { RuntimeError } from "../base/errors.ts";
 import { readRegularFile } from "../base/files.ts";
-import { parseStrictJson } from "../base/strict-json.ts";
+import { isRawNumber, parseStrictJson } from "../base/strict-json.ts";
 import type { FlagValues } from "./flags.ts";
 
 const maxBytes = 4 * 1024 * 1024;
@@ -53,8 +53,24 @@ async function readResources(path: string): Promise<object> {
   const bytes =
     path === "-" ? Buffer.from(await readText(process.stdin)) : await readRegularFile(path, maxBytes);
   const resources = parseStrictJson(bytes, path === "-" ? "the resources on stdin" : `"${path}"`);
-  if (typeof resources === "object" && resources !== null && !Array.isArray(resources)) return resources;
+  if (typeof resources === "object" && resources !== null && !Array.isArray(resources))
+    return whatIsSet(resources);
   throw new RuntimeError("invalid_argument", "the resources are no object");
+}
+
+/** Limits of the kernel's own memory, which the kernel has given up; runc leaves them out, too. */
+const obsolete: ReadonlySet<string> = new Set(["kernel", "kernelTCP"]);
+
+/** Without what stands for "leave it as it is": 0 and empty texts, as Docker sends them for what it was not told. */
+function whatIsSet(resources: object): object {
+  const set = Object.entries(resources).flatMap(([name, value]: [string, unknown]) => {
+    if (value === 0 || value === "" || value === null || obsolete.has(name)) return [];
+    if (typeof value !== "object" || Array.isArray(value) || isRawNumber(value))
+      return [[name, value] as const];
+    const inner = whatIsSet(value);
+    return Object.keys(inner).length === 0 ? [] : [[name, inner] as const];
+  });
+  return Object.fromEntries(set);
 }
 
 const units: Readonly<Record<string, number>> = {

@@ -1,10 +1,8 @@
 import { describe, expect, test } from "vitest";
-import { RuntimeError } from "../../../src/base/errors.ts";
 import { exampleSpec, featuresDocument } from "../../../src/oci-cli/documents.ts";
 import { parseDuration } from "../../../src/oci-cli/events.ts";
 import { changed, type ProcessChanges } from "../../../src/oci-cli/exec.ts";
 import { type Flag, parseFlags, UsageError } from "../../../src/oci-cli/flags.ts";
-import { processFailure } from "../../../src/oci-cli/process-failure.ts";
 import { resourcesOf } from "../../../src/oci-cli/resources.ts";
 import { ContainerStore } from "../../../src/oci-cli/store.ts";
 import { terminalKind } from "../../../src/oci-cli/terminal-kind.ts";
@@ -103,16 +101,6 @@ describe("changed()", () => {
   test("a user's name is refused: the numbers are the caller's to find", () => {
     expect(() => changed(own, { ...none, user: "root" })).toThrow('parsing "root" as user');
   });
-});
-
-test.for([
-  { said: "executable file `x` not found in $PATH", want: 'exec: "x": executable file not found in $PATH' },
-  { said: "open executable: Permission denied", want: 'exec: "x": permission denied' },
-  { said: "open executable: Operation not permitted", want: 'exec: "x": permission denied' },
-  { said: "something else", want: "something else" },
-])("processFailure(): $said", ({ said, want }) => {
-  const error = processFailure(new RuntimeError("internal", said), "x");
-  expect((error as Error).message).toContain(want);
 });
 
 test.for([

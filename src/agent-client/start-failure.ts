@@ -1,6 +1,6 @@
 import { describe, RuntimeError } from "../base/errors.ts";
 
-/** What a caller reads out of the message: Podman and Docker make exit codes 126 and 127 of these words of runc. */
+/** What callers read out of the message: Podman and Docker make exit codes 126 and 127 of these words of runc. */
 const rules: readonly { readonly pattern: RegExp; readonly words: string }[] = [
   {
     pattern: /executable file .{0,4096} not found|(?:open|exec\w*|stat) .{0,4096}: No such file/is,
@@ -14,14 +14,20 @@ const rules: readonly { readonly pattern: RegExp; readonly words: string }[] = [
   { pattern: /exec.{0,4096}: Exec format error/is, words: "exec format error" },
 ];
 
-/** The error of a process that could not be started, in runc's words where the guest's runtime (crun) has said the like. */
-export function processFailure(error: unknown, command: string): unknown {
+/** For a call that starts a process: throws its error in runc's words where the guest's runtime (crun) has said the like. */
+export function throwStartFailure(error: unknown): never {
+  throw startFailure(error);
+}
+
+export function startFailure(error: unknown): unknown {
   if (!(error instanceof RuntimeError)) return error;
   const text = describe(error);
   const rule = rules.find(({ pattern }) => pattern.test(text));
   if (rule === undefined) return error;
-  const name = JSON.stringify(command.slice(0, 200));
-  return new RuntimeError(error.code, `unable to start container process: exec: ${name}: ${rule.words}`, {
+  // crun names the program in back-ticks, if at all.
+  const [, name] = /`([^`]{1,200})`/.exec(text) ?? [];
+  const who = name === undefined ? "" : `${JSON.stringify(name)}: `;
+  return new RuntimeError(error.code, `unable to start container process: exec: ${who}${rule.words}`, {
     cause: error,
   });
 }
