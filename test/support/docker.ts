@@ -38,7 +38,8 @@ export async function startDocker(programs: string, runtime: DockerRuntime): Pro
   const network = makeEngineNetwork(dir.token);
   for (const name of ["run", "run/.shims", "run/.user-ids"]) mkdirSync(dir.join(name));
   const socket = `unix://${dir.join("docker.sock")}`;
-  const argv = (args: readonly string[]) => [join(programs, "docker"), "--host", socket, ...args];
+  const argv = (args: readonly string[]) =>
+    network.inside([join(programs, "docker"), "--host", socket, ...args]);
   const env = { DOCKER_CONFIG: dir.path };
   const docker: Docker["docker"] = (args, options) => run(argv(args), { ...options, env });
   const ok: Docker["ok"] = async (args, options) =>
