@@ -6,7 +6,7 @@ import { execFileSync } from "node:child_process";
  */
 export interface EngineNetwork extends Disposable {
   /** A command line that runs in it. Mounts stay those of the machine. */
-  inside(argv: readonly string[]): string[];
+  inside(this: void, argv: readonly string[]): string[];
 }
 
 /** Makes it; `name` must be unique on the host. */
