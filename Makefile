@@ -45,6 +45,9 @@ lab-shell: build ## a prompt in the lab
 test-lab: build ## the suites in the lab: KVM, vhost-vsock, Cloud Hypervisor
 	@scripts/test-lab all
 
+test-cri: build ## critest, and all our own tests of CRI pods
+	@scripts/test-cri
+
 check: ## formatting, types, lint, layers, clippy
 	@scripts/check
 

@@ -1,18 +1,17 @@
 import type { ChildProcess } from "node:child_process";
-import { mkdirSync, writeFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { buildPath, requireFiles } from "./cli-build.ts";
 import { run, type RunOptions, type RunResult, runOk } from "./cli-run.ts";
 import {
-  configName,
   currentBinaries,
   launchContainerd,
   removeMarked,
   socketName,
   stopContainerd,
 } from "./containerd-process.ts";
-import { createCriNetwork, type CriNetwork } from "./cri-network.ts";
+import { type ConfigVersion, pauseImage, writeCriConfiguration } from "./cri-config.ts";
+import { createCriNetwork } from "./cri-network.ts";
 import type { LeakScope } from "./leaks-scope.ts";
 import { createTempDir, type TempDir } from "./temp-dir.ts";
 
@@ -21,7 +20,6 @@ const criTools =
   process.env["CAISSON_TEST_CRI_TOOLS"] ?? join(homedir(), ".cache/caisson/go/cri-tools-1.36.0");
 
 export const busyboxImage = "registry.k8s.io/e2e-test-images/busybox:1.29-2";
-const pauseImage = "registry.k8s.io/pause:3.10";
 
 /** Runtime handlers: with a pause container, by the Sandbox API, and what we are compared with. */
 export type Handler = "caisson" | "caisson-shim" | "runc";
@@ -48,11 +46,18 @@ export interface Cri extends AsyncDisposable {
   leakScope(): LeakScope;
 }
 
-/** Starts it with the images of the tests; the named ones are pulled. */
-export async function startCri(images: readonly string[] = [busyboxImage]): Promise<Cri> {
+export interface CriOptions {
+  /** Folder with the programs of another containerd. */
+  readonly binaries?: string;
+  readonly configVersion?: ConfigVersion;
+}
+
+/** Starts it, with the images that most tests need. */
+export async function startCri(options: CriOptions = {}): Promise<Cri> {
+  const { binaries = currentBinaries, configVersion = 3 } = options;
   const layout = buildPath("images/cri");
   requireFiles(
-    ...["containerd", "ctr"].map((name) => join(currentBinaries, name)),
+    ...["containerd", "ctr"].map((name) => join(binaries, name)),
     ...["crictl", "critest"].map((name) => join(criTools, name)),
     buildPath("bin/containerd-shim-caisson-v2"),
     layout,
@@ -60,7 +65,7 @@ export async function startCri(images: readonly string[] = [busyboxImage]): Prom
   const dir = createTempDir();
   const network = await createCriNetwork(dir, layout);
   const socket = dir.join(socketName);
-  const caissonConfig = writeConfiguration(dir, network);
+  const caissonConfig = writeCriConfiguration(dir, network, configVersion);
   const inNetwork = (...argv: string[]) => [...network.prefix, ...argv];
   const crictlArgv = (...args: string[]) => [
     ...inNetwork(join(criTools, "crictl")),
@@ -78,7 +83,7 @@ export async function startCri(images: readonly string[] = [busyboxImage]): Prom
   };
   const launch = () =>
     launchContainerd({
-      binaries: currentBinaries,
+      binaries,
       dir,
       caissonConfig,
       prefix: network.prefix,
@@ -127,58 +132,10 @@ export async function startCri(images: readonly string[] = [busyboxImage]): Prom
     },
   };
   try {
-    for (const image of [pauseImage, ...images]) await crictlOk(["pull", image]);
+    for (const image of [pauseImage, busyboxImage]) await crictlOk(["pull", image]);
   } catch (error) {
     await cri[Symbol.asyncDispose]();
     throw error;
   }
   return cri;
-}
-
-function writeConfiguration(dir: TempDir, network: CriNetwork): string {
-  const runtime = "io.containerd.cri.v1.runtime";
-  const handler = (name: Handler, type: string, sandboxer: string) => `
-[plugins."${runtime}".containerd.runtimes.${name}]
-runtime_type = "${type}"
-sandboxer = "${sandboxer}"
-pod_annotations = ["io.caisson.*"]
-privileged_without_host_devices = true
-`;
-  writeFileSync(
-    dir.join(configName),
-    `version = 3
-root = "${dir.join("root")}"
-state = "${dir.join("state")}"
-imports = []
-disabled_plugins = ["io.containerd.nri.v1.nri", "io.containerd.tracing.processor.v1.otlp", "io.containerd.internal.v1.tracing"]
-[grpc]
-address = "${dir.join(socketName)}"
-[debug]
-level = "debug"
-[plugins."io.containerd.internal.v1.opt"]
-path = "${dir.join("opt")}"
-[plugins."io.containerd.cri.v1.images".pinned_images]
-sandbox = "${pauseImage}"
-[plugins."io.containerd.cri.v1.images".registry]
-config_path = "${network.registryDirectory}"
-[plugins."${runtime}"]
-netns_mounts_under_state_dir = true
-[plugins."${runtime}".cni]
-bin_dirs = ["/usr/lib/cni"]
-conf_dir = "${network.cniDirectory}"
-[plugins."${runtime}".containerd]
-default_runtime_name = "caisson"
-${handler("caisson", "io.containerd.caisson.v2", "podsandbox")}
-${handler("caisson-shim", "io.containerd.caisson.v2", "shim")}
-${handler("runc", "io.containerd.runc.v2", "podsandbox")}
-`,
-  );
-  const sandboxes = dir.join("run");
-  mkdirSync(sandboxes);
-  const caissonConfig = dir.join("caisson.toml");
-  writeFileSync(
-    caissonConfig,
-    `accel = "auto"\nstate_directory = "${sandboxes}"\ndata_directory = "${dir.join("data")}"\n`,
-  );
-  return caissonConfig;
 }
