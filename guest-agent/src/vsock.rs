@@ -110,6 +110,10 @@ impl Stream {
     pub async fn send(&self, mut data: &[u8]) -> io::Result<()> {
         while !data.is_empty() {
             let piece = &data[..data.len().min(WRITE_LIMIT)];
+            if let Ok(count) = write(&self.0, piece) {
+                data = &data[count..];
+                continue;
+            }
             let written = tokio::select! {
                 biased;
                 guard = self.0.writable() => guard?.try_io(|fd| write(fd, piece)).unwrap_or_else(|_| Err(WouldBlock.into())),
@@ -129,6 +133,12 @@ impl Stream {
                 Err(error) => return Err(error),
             }
         }
+        Ok(())
+    }
+
+    /// Waits until there is something to read, the end included.
+    pub async fn readable(&self) -> io::Result<()> {
+        drop(self.0.readable().await?);
         Ok(())
     }
 

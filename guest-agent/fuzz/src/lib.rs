@@ -57,6 +57,10 @@ mod vsock {
         pub async fn send(&mut self, frame: &[u8]) -> io::Result<()> {
             self.0.write_all(frame).await
         }
+
+        pub async fn readable(&self) -> io::Result<()> {
+            self.0.readable().await
+        }
     }
 
     impl AsyncRead for Stream {

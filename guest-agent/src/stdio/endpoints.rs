@@ -17,6 +17,10 @@ use crate::polled;
 use crate::proto::Stdio;
 use crate::vsock::Stream;
 
+/// Room of a stdio pipe. Bytes in it take memory only while they are there; the more there can be, the fewer are the changes between
+/// process and agent, each of which costs a flush of the TLB.
+const PIPE_BYTES: i32 = 1024 * 1024;
+
 /// What the process gets as its standard streams; `None` is /dev/null.
 #[derive(Default)]
 pub struct ChildEnds {
@@ -222,7 +226,10 @@ impl Slot {
 }
 
 fn pipe() -> Result<(OwnedFd, OwnedFd)> {
-    pipe2(OFlag::O_CLOEXEC).context(|| "create a stdio pipe".into())
+    let ends = pipe2(OFlag::O_CLOEXEC).context(|| "create a stdio pipe".into())?;
+    // Best effort: a pipe of the usual size works, only slower.
+    let _ = fcntl(&ends.0, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
+    Ok(ends)
 }
 
 /// Sets it on our end only: the two ends of a pipe, or of a terminal, have flags of their own.

@@ -7,7 +7,7 @@ use crate::vsock::WRITE_LIMIT;
 pub const HEAD: usize = 4;
 /// Largest payload that a peer may send.
 pub const PAYLOAD_LIMIT: usize = 32 * 1024;
-/// Largest payload that we send: head and payload go out in one write.
+/// Largest payload that we send: with its head, it is one write.
 pub const OUTPUT_LIMIT: usize = WRITE_LIMIT - HEAD;
 /// The frame that ends a stream.
 pub const END: [u8; HEAD] = [0; HEAD];
@@ -33,11 +33,15 @@ pub fn parse_head(head: [u8; HEAD]) -> Option<Head> {
     }
 }
 
+/// The head of a frame of `length` payload bytes, at most [`PAYLOAD_LIMIT`].
+pub fn head(length: usize) -> [u8; HEAD] {
+    u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes()
+}
+
 /// Writes the head for the `length` payload bytes that lie behind it in `frame`, and returns the whole frame.
 /// `length` is at most [`OUTPUT_LIMIT`].
 pub fn seal(frame: &mut [u8], length: usize) -> &[u8] {
-    let announced = u32::try_from(length).unwrap_or(u32::MAX);
-    frame[..HEAD].copy_from_slice(&announced.to_be_bytes());
+    frame[..HEAD].copy_from_slice(&head(length));
     &frame[..HEAD + length]
 }
 
@@ -52,6 +56,11 @@ mod tests {
         assert_eq!(parse_head([0, 0, 0x80, 0]), Some(Head::Data(32768)));
         assert_eq!(parse_head([0, 0, 0x80, 1]), None);
         assert_eq!(parse_head([0xff; 4]), None);
+    }
+
+    #[test]
+    fn a_head_says_what_is_parsed() {
+        assert_eq!(parse_head(head(3)), Some(Head::Data(3)));
     }
 
     #[test]

@@ -5,6 +5,8 @@
 mod endpoints;
 pub mod frame;
 mod hello;
+mod incoming;
+mod outgoing;
 mod pump;
 mod server;
 

@@ -2,25 +2,30 @@
 //!
 //! No buffer is held while a stream is idle.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nix::errno::Errno;
+use nix::sys::uio::writev;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
-use super::frame::{END, EXIT_MARK, HEAD, Head, OUTPUT_LIMIT, parse_head, seal};
+use super::frame::{END, EXIT_MARK};
+use super::incoming::Incoming;
+use super::outgoing::{Found, Outgoing};
 use crate::vsock::Stream;
 
-/// Payload bytes of stdin held at once.
-const INPUT_CHUNK: usize = 16 * 1024;
+/// Most bytes of stdin held at once.
+const INPUT_LIMIT: usize = 128 * 1024;
+/// First buffer of an idle stdin.
+const INPUT_FIRST: usize = 16 * 1024;
 /// Time that the host gets to close a stream whose end it has been sent. Closing first could drop what the vsock
 /// backend has not delivered yet.
 const CLOSE_LIMIT: Duration = Duration::from_secs(60);
 
-/// A stream that has data again so soon is busy: its writer makes many small pieces.
+/// A stream that has data again so soon is busy: its writer makes many small pieces. After it, the buffer is given back.
 const BUSY: Duration = Duration::from_millis(3);
 /// Time that a busy writer gets to make more, so that frames become large. Each frame costs an exit of the virtual
 /// machine, whatever its size; an interactive stream is never delayed.
@@ -30,25 +35,28 @@ const GATHER: Duration = Duration::from_millis(1);
 /// is broken, the bytes are discarded so that the process never blocks on a reader that is gone.
 pub async fn output(source: AsyncFd<OwnedFd>, mut stream: Option<Stream>, mut exited: watch::Receiver<bool>) {
     let mut marked = false;
-    let mut sent_at: Option<Instant> = None;
+    let mut outgoing = Outgoing::default();
     loop {
         let end = tokio::select! {
             ready = source.readable() => {
                 let Ok(mut guard) = ready else { break };
-                if sent_at.is_some_and(|at| at.elapsed() < BUSY) {
+                if outgoing.is_held() {
                     tokio::time::sleep(GATHER).await;
                 }
-                let end = drain(&source, &mut stream).await;
-                sent_at = Some(Instant::now());
+                let end = drain(&source, &mut outgoing, &mut stream).await;
                 // What comes after the last read is a new event, which this does not clear.
                 guard.clear_ready();
                 end
             }
             () = ended(&mut exited), if !marked => {
                 marked = true;
-                let end = drain(&source, &mut stream).await;
+                let end = drain(&source, &mut outgoing, &mut stream).await;
                 send(&mut stream, &EXIT_MARK).await;
                 end
+            }
+            () = tokio::time::sleep(BUSY), if outgoing.is_held() => {
+                outgoing.release();
+                continue;
             }
         };
         match end {
@@ -58,10 +66,11 @@ pub async fn output(source: AsyncFd<OwnedFd>, mut stream: Option<Stream>, mut ex
     }
     // Nobody can read from us what comes now: the process gets EPIPE as with any closed pipe.
     drop(source);
+    drop(outgoing);
     if let Some(mut stream) = stream
         && stream.send(&END).await.is_ok()
     {
-        let _ = tokio::time::timeout(CLOSE_LIMIT, stream.read_u8()).await;
+        let _ = timeout(CLOSE_LIMIT, stream.read_u8()).await;
     }
 }
 
@@ -77,25 +86,22 @@ enum More {
 }
 
 /// Forwards what `source` has now, until reading would block.
-async fn drain(source: &AsyncFd<OwnedFd>, stream: &mut Option<Stream>) -> io::Result<More> {
-    let mut frame = vec![0; HEAD + OUTPUT_LIMIT];
+async fn drain(source: &AsyncFd<OwnedFd>, outgoing: &mut Outgoing, stream: &mut Option<Stream>) -> io::Result<More> {
     loop {
-        match nix::unistd::read(source.get_ref(), &mut frame[HEAD..]) {
-            Ok(0) => return Ok(More::Never),
-            Ok(length) => send(stream, seal(&mut frame, length)).await,
-            Err(Errno::EAGAIN) => return Ok(More::Later),
-            Err(Errno::EINTR) => {}
-            // A terminal whose other side is closed, everything read.
-            Err(Errno::EIO) => return Ok(More::Never),
-            Err(errno) => return Err(errno.into()),
+        match outgoing.read(source.get_ref()) {
+            Ok(Found::Data) => send(stream, outgoing.frames()).await,
+            Ok(Found::Nothing) => return Ok(More::Later),
+            Ok(Found::End) => return Ok(More::Never),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
 }
 
-/// Sends a frame, or forgets a stream that is broken.
-async fn send(stream: &mut Option<Stream>, frame: &[u8]) {
+/// Sends frames, or forgets a stream that is broken.
+async fn send(stream: &mut Option<Stream>, frames: &[u8]) {
     if let Some(open) = stream
-        && open.send(frame).await.is_err()
+        && open.send(frames).await.is_err()
     {
         *stream = None;
     }
@@ -111,36 +117,39 @@ pub async fn input(sink: AsyncFd<OwnedFd>, stream: Stream) {
 }
 
 async fn receive(sink: &AsyncFd<OwnedFd>, mut stream: Stream) -> io::Result<()> {
+    let mut incoming = Incoming::default();
+    let mut buffer = Vec::new();
     loop {
-        let mut head = [0; HEAD];
-        stream.read_exact(&mut head).await?;
-        match parse_head(head) {
-            Some(Head::Data(length)) => copy_payload(sink, &mut stream, length).await?,
-            Some(Head::End) => return Ok(()),
-            None => return Err(io::ErrorKind::InvalidData.into()),
+        if buffer.is_empty() {
+            stream.readable().await?;
+            buffer.resize(INPUT_FIRST, 0);
+        } else if timeout(BUSY, stream.readable()).await.is_err() {
+            buffer = Vec::new();
+            continue;
+        } else {
+            tokio::time::sleep(GATHER).await;
         }
-    }
-}
-
-async fn copy_payload(sink: &AsyncFd<OwnedFd>, stream: &mut Stream, mut left: usize) -> io::Result<()> {
-    let mut buffer = vec![0; left.min(INPUT_CHUNK)];
-    while left > 0 {
-        let wanted = left.min(buffer.len());
-        let count = stream.read(&mut buffer[..wanted]).await?;
+        let count = stream.read(&mut buffer).await?;
         if count == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        write_all(sink, &buffer[..count]).await?;
-        left -= count;
+        let mut payloads = Vec::new();
+        let ended = incoming.cut(&buffer[..count], &mut payloads);
+        write_all(sink, &mut payloads).await?;
+        if ended? {
+            return Ok(());
+        }
+        if count == buffer.len() {
+            buffer.resize(INPUT_LIMIT, 0);
+        }
     }
-    Ok(())
 }
 
-async fn write_all(sink: &AsyncFd<OwnedFd>, mut data: &[u8]) -> io::Result<()> {
+async fn write_all(sink: &AsyncFd<OwnedFd>, mut data: &mut [IoSlice<'_>]) -> io::Result<()> {
     while !data.is_empty() {
         let mut guard = sink.ready(Interest::WRITABLE).await?;
-        match guard.try_io(|fd| nix::unistd::write(fd.get_ref(), data).map_err(io::Error::from)) {
-            Ok(Ok(count)) => data = &data[count..],
+        match guard.try_io(|fd| Ok(writev(fd.get_ref(), data)?)) {
+            Ok(Ok(count)) => IoSlice::advance_slices(&mut data, count),
             Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
             Ok(Err(error)) => return Err(error),
             Err(_would_block) => {}

@@ -29,7 +29,7 @@ test("planFloor: a sandbox's machine, CPU, memory and kernel, and nothing that t
       "-machine microvm,acpi=off,rtc=on,pit=on,pic=on,memory-backend=mem,dump-guest-core=off",
       "-global virtio-mmio.force-legacy=false",
       "-object memory-backend-memfd,id=mem,size=512M,share=on -m size=512M -smp cpus=2",
-      "-accel tcg,thread=multi,tb-size=128 -cpu max",
+      "-accel tcg,thread=multi,tb-size=128 -cpu max,erms=off,fsrm=off",
       "-append quiet hello -kernel /guest/vmlinux -initrd /bench/initrd",
       "-chardev stdio,id=console,signal=off -serial chardev:console",
     ].join(" "),

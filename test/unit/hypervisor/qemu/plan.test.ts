@@ -42,7 +42,7 @@ test("planQemu(): microvm under TCG with Debian's kernel", () => {
       "-machine microvm,acpi=on,rtc=on,pit=on,pic=on,memory-backend=mem,dump-guest-core=off",
       "-bios qboot.rom",
       "-global virtio-mmio.force-legacy=false",
-      `${memory("256M")} -smp cpus=1 -accel tcg,thread=multi,tb-size=128 -cpu max`,
+      `${memory("256M")} -smp cpus=1 -accel tcg,thread=multi,tb-size=128 -cpu max,erms=off,fsrm=off`,
       `-kernel /proc/self/fd/5 -initrd /proc/self/fd/6 ${control}`,
       image(7, "virtio-blk-device,drive=disk-image,serial=image,werror=report,rerror=report"),
       "-chardev socket,id=vsock,path=vhost-vsock.sock -device vhost-user-vsock-device,chardev=vsock",
