@@ -1,10 +1,11 @@
 /**
- * Bundles the executables: one ESM file each in build/lib, and a launcher each in build/bin. And the library: one file with all that it
+ * Bundles the executables: one ESM file each in build/lib, and for the command lines a launcher each in build/bin. And the library: one file with all that it
  * needs in build/dist.
  */
 import { chmod, mkdir, readdir, rename, rm, stat, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { build, type BuildOptions, type OutputFile } from "esbuild";
+import { runtimeInfo } from "../src/shim/info.ts";
 
 const root = dirname(import.meta.dirname);
 const buildDirectory = join(root, "build");
@@ -12,23 +13,14 @@ const buildDirectory = join(root, "build");
 interface Executable {
   readonly name: string;
   readonly entry: string;
-  /** Chosen for each: the short-lived commands need little, the daemon must not grow. */
-  readonly nodeOptions: readonly string[];
+  /** Of a shell script that runs Node; undefined: the launcher is a program of its own (launcher/). */
+  readonly nodeOptions?: readonly string[];
 }
 
 const commonOptions = ["--no-warnings", "--disable-proto=delete"];
 
 const executables: readonly Executable[] = [
-  {
-    name: "containerd-shim-caisson-v2",
-    entry: "src/shim/main.ts",
-    nodeOptions: [
-      ...commonOptions,
-      "--disable-sigusr1",
-      "--max-semi-space-size=1",
-      "--max-old-space-size=256",
-    ],
-  },
+  { name: "containerd-shim-caisson-v2", entry: "src/shim/main.ts" },
   // Not for this one: the flag blocks SIGUSR1, which belongs to the container.
   { name: "caisson", entry: "src/cli/main.ts", nodeOptions: commonOptions },
   {
@@ -42,7 +34,7 @@ const executables: readonly Executable[] = [
  * The launcher finds its parts beside itself, also through symbolic links, whatever PATH and the working directory are. The
  * environment's NODE_* settings are those of containerd or the user, not meant for us.
  */
-function launcher({ name, nodeOptions }: Executable): string {
+function launcher(name: string, nodeOptions: readonly string[]): string {
   return `#!/bin/sh
 self=$0
 while [ -L "$self" ]; do
@@ -119,9 +111,12 @@ const [{ outputFiles }, library] = await Promise.all([
 await writeOutputs(library.outputFiles);
 await writeOutputs(outputFiles);
 await removeOldChunks(outputFiles);
-for (const executable of executables) {
-  const path = join(buildDirectory, "bin", executable.name);
-  await writeFile(`${path}.new`, launcher(executable));
+for (const { name, nodeOptions } of executables) {
+  if (nodeOptions === undefined) continue;
+  const path = join(buildDirectory, "bin", name);
+  await writeFile(`${path}.new`, launcher(name, nodeOptions));
   await chmod(`${path}.new`, 0o755);
   await rename(`${path}.new`, path);
 }
+// What the shim's launcher answers to -info.
+await writeFile(join(libDirectory, "runtime-info.bin"), runtimeInfo());

@@ -33,6 +33,12 @@ export namespace caisson {
                 /** AttachRequest containerId. */
                 containerId: string;
 
+                /** AttachRequest bundle. */
+                bundle: string;
+
+                /** AttachRequest isCurrent. */
+                isCurrent: boolean;
+
                 /**
                  * Encodes the specified AttachRequest message. Does not implicitly {@link caisson.shim.v1.AttachRequest.verify|verify} messages.
                  * @param message AttachRequest message or plain object to encode
@@ -59,6 +65,12 @@ export namespace caisson {
 
                     /** AttachRequest containerId */
                     containerId?: (string|null);
+
+                    /** AttachRequest bundle */
+                    bundle?: (string|null);
+
+                    /** AttachRequest isCurrent */
+                    isCurrent?: (boolean|null);
 
                     /** Unknown fields preserved while decoding when enabled */
                     $unknowns?: Uint8Array[];
@@ -87,8 +99,8 @@ export namespace caisson {
                 /** Unknown fields preserved while decoding when enabled */
                 $unknowns?: Uint8Array[];
 
-                /** AttachResponse pid. */
-                pid: number;
+                /** AttachResponse answer. */
+                answer: Uint8Array;
 
                 /**
                  * Encodes the specified AttachResponse message. Does not implicitly {@link caisson.shim.v1.AttachResponse.verify|verify} messages.
@@ -114,8 +126,8 @@ export namespace caisson {
                 /** Properties of an AttachResponse. */
                 interface $Properties {
 
-                    /** AttachResponse pid */
-                    pid?: (number|null);
+                    /** AttachResponse answer */
+                    answer?: (Uint8Array|null);
 
                     /** Unknown fields preserved while decoding when enabled */
                     $unknowns?: Uint8Array[];

@@ -29,6 +29,8 @@ export const caisson = $root.caisson = (() => {
                 };
 
                 AttachRequest.prototype.containerId = "";
+                AttachRequest.prototype.bundle = "";
+                AttachRequest.prototype.isCurrent = false;
 
                 AttachRequest.encode = function (message, writer, _depth) {
                     if (!writer)
@@ -39,6 +41,10 @@ export const caisson = $root.caisson = (() => {
                         throw $Error("max depth exceeded");
                     if (message.containerId != null && $Object.hasOwnProperty.call(message, "containerId") && message.containerId !== "")
                         writer.uint32(10).string(message.containerId);
+                    if (message.bundle != null && $Object.hasOwnProperty.call(message, "bundle") && message.bundle !== "")
+                        writer.uint32(18).string(message.bundle);
+                    if (message.isCurrent != null && $Object.hasOwnProperty.call(message, "isCurrent") && message.isCurrent !== false)
+                        writer.uint32(24).bool(message.isCurrent);
                     if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                         for (let i = 0; i < message.$unknowns.length; ++i)
                             writer.raw(message.$unknowns[i]);
@@ -81,6 +87,24 @@ export const caisson = $root.caisson = (() => {
                                     delete message.containerId;
                                 continue;
                             }
+                        case 2: {
+                                if (wireType !== 2)
+                                    break;
+                                if ((value = reader.stringVerify()).length)
+                                    message.bundle = value;
+                                else
+                                    delete message.bundle;
+                                continue;
+                            }
+                        case 3: {
+                                if (wireType !== 0)
+                                    break;
+                                if (value = reader.bool())
+                                    message.isCurrent = value;
+                                else
+                                    delete message.isCurrent;
+                                continue;
+                            }
                         }
                         reader.skipType(wireType, _depth, tag);
                         if (!reader.discardUnknown) {
@@ -110,7 +134,7 @@ export const caisson = $root.caisson = (() => {
                                 this[keys[i]] = properties[keys[i]];
                 };
 
-                AttachResponse.prototype.pid = 0;
+                AttachResponse.prototype.answer = $util.newBuffer([]);
 
                 AttachResponse.encode = function (message, writer, _depth) {
                     if (!writer)
@@ -119,8 +143,8 @@ export const caisson = $root.caisson = (() => {
                         _depth = 0;
                     if (_depth > $util.recursionLimit)
                         throw $Error("max depth exceeded");
-                    if (message.pid != null && $Object.hasOwnProperty.call(message, "pid") && message.pid !== 0)
-                        writer.uint32(8).uint32(message.pid);
+                    if (message.answer != null && $Object.hasOwnProperty.call(message, "answer") && message.answer.length)
+                        writer.uint32(10).bytes(message.answer);
                     if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                         for (let i = 0; i < message.$unknowns.length; ++i)
                             writer.raw(message.$unknowns[i]);
@@ -155,12 +179,12 @@ export const caisson = $root.caisson = (() => {
                         let wireType = tag & 7;
                         switch (tag >>>= 3) {
                         case 1: {
-                                if (wireType !== 0)
+                                if (wireType !== 2)
                                     break;
-                                if (value = reader.uint32())
-                                    message.pid = value;
+                                if ((value = reader.bytes()).length)
+                                    message.answer = value;
                                 else
-                                    delete message.pid;
+                                    delete message.answer;
                                 continue;
                             }
                         }

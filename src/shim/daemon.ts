@@ -1,5 +1,5 @@
 import { Socket } from "node:net";
-import { codeOf, describe } from "../base/errors.ts";
+import { describe } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import { loadNative } from "../base/native.ts";
 import { within } from "../base/scope.ts";
@@ -7,6 +7,7 @@ import { TtrpcServer } from "../ttrpc/server.ts";
 import { bindService } from "../ttrpc/service.ts";
 import { bindSocket } from "./bind-socket.ts";
 import { createDaemonLog, LogDestination } from "./daemon-log.ts";
+import type { Flags } from "./flags.ts";
 import { toTaskEvent } from "./events.ts";
 import { type DaemonReply, type DaemonRequest, Handshake } from "./handshake.ts";
 import { Life } from "./life.ts";
@@ -14,11 +15,13 @@ import { DaemonMetrics } from "./metrics.ts";
 import { type MetricsServer, serveMetrics } from "./metrics-server.ts";
 import { metricsSocketPath } from "./metrics-socket.ts";
 import { countCalls } from "./metrics-tasks.ts";
+import { noteContainer, type StartCaller } from "./note.ts";
 import { readSandboxOptions } from "./options.ts";
 import type { ShimParts } from "./parts.ts";
 import { Publisher } from "./publisher.ts";
 import { shimMethods, shimServiceName } from "./shim-api.ts";
 import { shimService } from "./shim-service.ts";
+import { type Serve, start } from "./start.ts";
 import { taskMethods, taskServiceNames } from "./task-api.ts";
 import { taskService } from "./task-service.ts";
 
@@ -30,48 +33,66 @@ const hangUpTimeoutMs = 1000;
 
 const handshakeFd = 3;
 
+export interface DaemonOptions {
+  readonly namespace: string;
+  readonly sandboxId: string;
+  /** The container that `start` was called for. */
+  readonly containerId: string;
+  readonly bundle: string;
+  /** It is a bundle of the Sandbox API. */
+  readonly isSandbox: boolean;
+  readonly socketPath: string;
+  /** Where events go; empty: nowhere. */
+  readonly ttrpcAddress: string;
+  readonly debug: boolean;
+  /** Runtime options. */
+  readonly options: { readonly typeUrl: string; readonly value: Uint8Array } | undefined;
+}
+
+interface Assembled {
+  readonly log: Log;
+  readonly server: TtrpcServer;
+  openMetrics(): void;
+}
+
 /**
- * The daemon of one sandbox: serves the task API until its last container is gone and it is told to end. Started by
- * `start` only, which tells it everything over fd 3.
+ * The daemon of one sandbox: does what `start` was called for, which the launcher tells it over fd 3, and serves the task API
+ * until its last container is gone and it is told to end. When another daemon serves the sandbox, it says so and ends.
  */
-export async function runDaemon(parts: ShimParts): Promise<void> {
+export async function runDaemon(flags: Flags, parts: ShimParts): Promise<void> {
   const handshake = new Handshake(new Socket({ fd: handshakeFd }));
   const request = await handshake.receive<DaemonRequest>();
   if (request === undefined) process.exit(1);
+  let assembled: Assembled | undefined;
+  let isServing = false;
+  const serve: Serve = async (options) => {
+    assembled ??= await assemble(options, parts);
+    isServing = await bindSocket(assembled.server, options.socketPath);
+    return isServing;
+  };
   try {
-    // The first bundle may be gone long before the daemon is.
-    process.chdir("/");
     // What containerd or a user's shell left open in us is not for the VM and its helpers.
     loadNative().closeOnExecFrom(handshakeFd);
-    const { log, server, openMetrics } = await assemble(request, parts);
-    const isBound = await bindSocket(server, request.socketPath);
-    handshake.send({ tag: isBound ? "ready" : "taken" } satisfies DaemonReply);
-    const isKnown = isBound && (await handshake.receive()) !== undefined;
+    const answer = await start(flags, Buffer.from(request.stdin, "hex"), parts, serve);
+    handshake.send({ tag: "ready", answer: Buffer.from(answer).toString("hex") } satisfies DaemonReply);
+    const isKnown = (await handshake.receive()) !== undefined;
     await handshake.end();
-    if (isKnown) {
-      openMetrics();
-      log.info({ sandbox: request.sandboxId, pid: process.pid }, "daemon serves");
+    if (isServing && isKnown) {
+      assembled?.openMetrics();
+      assembled?.log.info({ id: flags.id, pid: process.pid }, "daemon serves");
       return;
     }
-    await server.close(0);
   } catch (error) {
-    const reply: DaemonReply = { tag: "failed", code: codeOf(error), message: describe(error) };
-    handshake.send(reply);
+    handshake.send({ tag: "failed", message: describe(error) } satisfies DaemonReply);
     await handshake.end();
   }
+  if (isServing) await assembled?.server.close(0);
   process.exit(1);
 }
 
-async function assemble(
-  request: DaemonRequest,
-  parts: ShimParts,
-): Promise<{ log: Log; server: TtrpcServer; openMetrics: () => void }> {
-  const { namespace, sandboxId } = request;
+async function assemble(request: DaemonOptions, parts: ShimParts): Promise<Assembled> {
+  const { namespace, sandboxId, socketPath, options } = request;
   process.title = `containerd-shim-caisson-v2 -namespace ${namespace} -id ${sandboxId}`;
-  const options = request.options && {
-    typeUrl: request.options.typeUrl,
-    value: Buffer.from(request.options.value, "base64"),
-  };
   const { sources, warning } = readSandboxOptions(options);
   const config = await parts.loadConfig(sources);
   const destination = new LogDestination(request.bundle);
@@ -118,6 +139,8 @@ async function assemble(
   life.announce(request.containerId);
   for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => life.end());
 
+  const served = { stateDirectory: config.stateDirectory, namespace, sandboxId, socketPath };
+  const note = (caller: StartCaller) => noteContainer(served, caller);
   const tasks = countCalls(taskMethods, taskService({ sandbox, life, log, options }), metrics);
   // Large, and used by containerd 2 only where it is told to.
   const sandboxServices = request.isSandbox
@@ -127,7 +150,7 @@ async function assemble(
     services: [
       ...sandboxServices,
       ...taskServiceNames.map((name) => bindService(name, taskMethods, tasks)),
-      bindService(shimServiceName, shimMethods, shimService(life, sandbox)),
+      bindService(shimServiceName, shimMethods, shimService(life, sandbox, note)),
     ],
     onInternalError: (error) =>
       log.error({ stack: error instanceof Error ? error.stack : "" }, describe(error)),

@@ -7,14 +7,11 @@ export interface Flags {
   readonly publishBinary: string;
   readonly bundle: string;
   readonly debug: boolean;
-  readonly version: boolean;
-  readonly info: boolean;
   /** First positional argument: `start`, `delete`, or our own `daemon`. */
   readonly action: string;
 }
 
 type TextFlag = "namespace" | "id" | "address" | "publishBinary" | "bundle";
-type SwitchFlag = "debug" | "version" | "info";
 
 const textFlags: ReadonlyMap<string, TextFlag> = new Map<string, TextFlag>([
   ["namespace", "namespace"],
@@ -23,18 +20,13 @@ const textFlags: ReadonlyMap<string, TextFlag> = new Map<string, TextFlag>([
   ["publish-binary", "publishBinary"],
   ["bundle", "bundle"],
 ]);
-const switchFlags: ReadonlyMap<string, SwitchFlag> = new Map<string, SwitchFlag>([
-  ["debug", "debug"],
-  ["v", "version"],
-  ["version", "version"],
-  ["info", "info"],
-]);
 /** Flags of Go's shims that take a value and mean nothing here. */
 const ignoredTextFlags: ReadonlySet<string> = new Set(["socket", "debug-socket"]);
 
 /**
  * Parses Go's `flag` syntax: `-name value`, `-name=value`, one or two dashes, the action being the first argument that
- * is none. A flag that is not known is ignored, without a value: a later containerd may pass more.
+ * is none. A flag that is not known is ignored, without a value: a later containerd may pass more. The launcher has the same
+ * rules (launcher/src/flags.rs), and answers `-v` and `-info`.
  */
 export function parseFlags(argv: readonly string[]): Flags {
   const texts: Record<TextFlag, string> = {
@@ -44,7 +36,7 @@ export function parseFlags(argv: readonly string[]): Flags {
     publishBinary: "",
     bundle: "",
   };
-  const switches: Record<SwitchFlag, boolean> = { debug: false, version: false, info: false };
+  let debug = false;
   let action = "";
   for (let index = 0; index < argv.length; index++) {
     const argument = argv[index] ?? "";
@@ -55,10 +47,9 @@ export function parseFlags(argv: readonly string[]): Flags {
     }
     const [, name = "", inline] = match;
     const text = textFlags.get(name);
-    const onOff = switchFlags.get(name);
-    if (onOff !== undefined) switches[onOff] = !/^(?:0|f|false)$/i.test(inline ?? "true");
+    if (name === "debug") debug = !/^(?:0|f|false)$/i.test(inline ?? "true");
     else if (text !== undefined) texts[text] = inline ?? argv[++index] ?? "";
     else if (ignoredTextFlags.has(name) && inline === undefined) index++;
   }
-  return { ...texts, ...switches, action };
+  return { ...texts, debug, action };
 }

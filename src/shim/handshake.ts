@@ -1,34 +1,21 @@
 /**
- * What `start` and the daemon it spawned say to each other over the daemon's fd 3, one JSON line each:
- * helper → daemon `DaemonRequest`; daemon → helper `DaemonReply`; helper → daemon `{}` once everything is noted. A
- * daemon whose helper dies before that ends, as nobody would ever know of it.
+ * What the launcher (launcher/src/start.rs) and the daemon that it spawns say to each other over the daemon's fd 3, one JSON line
+ * each: launcher → daemon `DaemonRequest`; daemon → launcher `DaemonReply`; launcher → daemon `{}` before it prints the answer. A
+ * daemon whose launcher dies before that ends, as nobody would ever know of it.
  */
 import type { Duplex } from "node:stream";
-import { type Code, RuntimeError } from "../base/errors.ts";
+import { RuntimeError } from "../base/errors.ts";
 
 export interface DaemonRequest {
-  readonly namespace: string;
-  readonly sandboxId: string;
-  /** The container that `start` was called for. */
-  readonly containerId: string;
-  readonly bundle: string;
-  /** It is a bundle of the Sandbox API. */
-  readonly isSandbox: boolean;
-  readonly socketPath: string;
-  /** Where events go; empty: nowhere. */
-  readonly ttrpcAddress: string;
-  readonly debug: boolean;
-  /** Runtime options, the value in base64. */
-  readonly options: { readonly typeUrl: string; readonly value: string } | undefined;
+  /** What came in on stdin of `start`, in hex. */
+  readonly stdin: string;
 }
 
 export type DaemonReply =
-  | { readonly tag: "ready" }
-  /** Another daemon of the sandbox was faster. */
-  | { readonly tag: "taken" }
-  | { readonly tag: "failed"; readonly code: Code; readonly message: string };
+  /** A daemon serves, this one or another. `answer` is what to print, in hex. */
+  { readonly tag: "ready"; readonly answer: string } | { readonly tag: "failed"; readonly message: string };
 
-const maxLineBytes = 16 * 1024 * 1024;
+const maxLineBytes = 32 * 1024 * 1024;
 
 /** Lines of JSON over a stream. */
 export class Handshake {

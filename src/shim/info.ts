@@ -1,4 +1,4 @@
-import { containerd, google } from "../gen/bootstrap.js";
+import { containerd } from "../gen/bootstrap.js";
 import { version } from "./version.ts";
 
 const runtimeName = "io.containerd.caisson.v2";
@@ -38,12 +38,11 @@ const features = {
   },
 };
 
-/** The bytes of `RuntimeInfo` for `-info`; stdin may hold the runtime options, which are echoed. */
-export function runtimeInfo(stdin: Uint8Array): Uint8Array {
+/** The bytes of `RuntimeInfo` for `-info`. The build keeps them in a file, to which the launcher adds the options from stdin. */
+export function runtimeInfo(): Uint8Array {
   return containerd.types.RuntimeInfo.encode({
     name: runtimeName,
     version: { version },
-    options: stdin.length === 0 ? null : google.protobuf.Any.decode(stdin),
     features: { type_url: featuresTypeUrl, value: Buffer.from(JSON.stringify(features)) },
     annotations: {},
   }).finish();

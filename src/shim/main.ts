@@ -2,12 +2,10 @@ import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { runCommand } from "./command.ts";
 
-const script = fileURLToPath(import.meta.url);
 /** The bundle lies in `lib/`, its launcher in `bin/` beside it. */
-const executableDirectory = resolve(script, "../../bin");
+const executableDirectory = resolve(fileURLToPath(import.meta.url), "../../bin");
 
 await runCommand(process.argv.slice(2), {
-  script,
   loadConfig: async (overrides = []) => {
     const { loadConfig } = await import("../config/load.ts");
     return loadConfig({ environment: process.env, executableDirectory, overrides });

@@ -25,8 +25,6 @@ interface RemoveSandboxOptions {
  * on the path of every container and need few of them.
  */
 export interface ShimParts {
-  /** The script that runs: `start` executes it again as the daemon. */
-  readonly script: string;
   /** `overrides` are the settings of one sandbox. */
   loadConfig(overrides?: readonly ConfigSource[]): Promise<Config>;
   createSandbox(options: SandboxOptions): Promise<Sandbox>;

@@ -1,6 +1,7 @@
 import { codeOf, RuntimeError } from "../base/errors.ts";
 import { within } from "../base/scope.ts";
 import { TtrpcClient } from "../ttrpc/client.ts";
+import type { StartCaller } from "./note.ts";
 import { shimMethods, shimServiceName } from "./shim-api.ts";
 
 const connectTimeoutMs = 1000;
@@ -9,11 +10,11 @@ const attachTimeoutMs = 5000;
 /** A connection of `start` or `delete` to a running daemon. */
 export interface ShimClient extends AsyncDisposable {
   /**
-   * Announces a container and returns the daemon's pid; undefined when it is ending, once it is gone.
+   * Announces a container and returns what `start` prints; undefined when the daemon is ending, once it is gone.
    *
    * @throws deadline_exceeded  it is ending for more than `endingTimeoutMs`
    */
-  attach(containerId: string, endingTimeoutMs: number): Promise<number | undefined>;
+  attach(caller: StartCaller, endingTimeoutMs: number): Promise<Uint8Array | undefined>;
   /** Has a container removed by force and returns how many are left; 0: the daemon is ending. */
   remove(containerId: string, timeoutMs: number): Promise<number>;
   /** Waits until the daemon has ended; false when it has not within `timeoutMs`. */
@@ -30,17 +31,17 @@ export async function connectShim(path: string): Promise<ShimClient> {
       false,
     );
   return {
-    async attach(containerId, endingTimeoutMs) {
+    async attach(caller, endingTimeoutMs) {
       try {
         const options = { timeoutMs: attachTimeoutMs };
-        return (await client.call(shimServiceName, shimMethods.attach, { containerId }, options)).pid;
+        return (await client.call(shimServiceName, shimMethods.attach, caller, options)).answer;
       } catch (error) {
         if (codeOf(error) !== "unavailable") throw error;
       }
       if (await waitForEnd(endingTimeoutMs)) return undefined;
       throw new RuntimeError(
         "deadline_exceeded",
-        `Cannot start container "${containerId}": its sandbox is ending for more than ${endingTimeoutMs} ms`,
+        `Cannot start container "${caller.containerId}": its sandbox is ending for more than ${endingTimeoutMs} ms`,
       );
     },
     async remove(containerId, timeoutMs) {

@@ -4,16 +4,26 @@ import { abortable } from "../base/scope.ts";
 import type { Sandbox } from "../sandbox/model.ts";
 import type { Handlers } from "../ttrpc/method.ts";
 import type { Life } from "./life.ts";
+import type { StartCaller } from "./note.ts";
 import type { shimMethods } from "./shim-api.ts";
 
 const sigkill = 9;
 
-/** What our own programs ask of the daemon besides the task API. */
-export function shimService(life: Life, sandbox: Sandbox): Handlers<typeof shimMethods> {
+/** What our own programs ask of the daemon besides the task API. `note` notes who serves a container. */
+export function shimService(
+  life: Life,
+  sandbox: Sandbox,
+  note: (caller: StartCaller) => Promise<Uint8Array>,
+): Handlers<typeof shimMethods> {
   return {
-    attach(request) {
-      life.announce(checkId("container id", request.containerId));
-      return { pid: process.pid };
+    async attach({ containerId, bundle, isCurrent }) {
+      life.announce(checkId("container id", containerId));
+      try {
+        return { answer: await note({ containerId, bundle, isCurrent }) };
+      } catch (error) {
+        life.release(containerId);
+        throw error;
+      }
     },
 
     async remove(request) {

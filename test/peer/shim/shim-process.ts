@@ -1,13 +1,27 @@
 import { execFile } from "node:child_process";
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { copyFileSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { containerd } from "../../../src/gen/bootstrap.js";
 import { isAlive, type ProcessIdentity, signalProcess } from "../../../src/base/processes.ts";
+import { runtimeInfo } from "../../../src/shim/info.ts";
 import { taskMethods } from "../../../src/shim/task-api.ts";
 import { TtrpcClient } from "../../../src/ttrpc/client.ts";
 import { createTempDir, type TempDir } from "../../support/temp-dir.ts";
 
-const script = join(import.meta.dirname, "../../support/fake-shim.ts");
+const root = join(import.meta.dirname, "../../..");
+const name = "containerd-shim-caisson-v2";
+
+/** An installation with the real launcher, which finds the fake program beside itself; returns the launcher's path. */
+function install(dir: TempDir): string {
+  for (const part of ["bin", "lib", "libexec"]) mkdirSync(dir.join("install", part), { recursive: true });
+  const launcher = dir.join("install/bin", name);
+  copyFileSync(join(root, "build/bin", name), launcher);
+  symlinkSync(process.execPath, dir.join("install/libexec/node"));
+  const program = join(root, "test/support/fake-shim.ts");
+  writeFileSync(dir.join("install/lib", `${name}.js`), `await import(${JSON.stringify(program)});\n`);
+  writeFileSync(dir.join("install/lib/runtime-info.bin"), runtimeInfo());
+  return launcher;
+}
 
 export interface Outcome {
   readonly exitCode: number | null;
@@ -43,6 +57,9 @@ export function createShimProcess(address = ""): ShimProcess {
   const dir = createTempDir();
   const namespace = dir.token;
   const stateDirectory = dir.join("state");
+  const launcher = install(dir);
+  const config = dir.join("config.toml");
+  writeFileSync(config, `state_directory = ${JSON.stringify(stateDirectory)}\n`);
   const daemons: ProcessIdentity[] = [];
   const bundleOf = (id: string) => dir.join("bundles", id);
   mkdirSync(stateDirectory);
@@ -52,11 +69,11 @@ export function createShimProcess(address = ""): ShimProcess {
       const begin = performance.now();
       const argv = ["-namespace", namespace, "-address", address, "-publish-binary", "", "-id", options.id];
       const child = execFile(
-        process.execPath,
-        [script, ...argv, ...(options.flags ?? []), ...(action === "" ? [] : [action])],
+        launcher,
+        [...argv, ...(options.flags ?? []), ...(action === "" ? [] : [action])],
         {
           cwd: options.cwd ?? bundleOf(options.id),
-          env: { PATH: process.env["PATH"] ?? "", FAKE_SHIM_STATE: stateDirectory, ...options.environment },
+          env: { PATH: process.env["PATH"] ?? "", CAISSON_CONFIG: config, ...options.environment },
           encoding: "buffer",
         },
         (_, stdout, stderr) => {

@@ -1,12 +1,12 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, test } from "vitest";
-import { containerd, google } from "../../../src/gen/bootstrap.js";
+import { containerd } from "../../../src/gen/bootstrap.js";
 import { runtimeInfo } from "../../../src/shim/info.ts";
 import { version } from "../../../src/shim/version.ts";
 
 test("runtimeInfo() tells name, version and features", () => {
-  const info = containerd.types.RuntimeInfo.decode(runtimeInfo(new Uint8Array()));
+  const info = containerd.types.RuntimeInfo.decode(runtimeInfo());
 
   expect(info.name).toBe("io.containerd.caisson.v2");
   expect(info.version?.version).toBe(version);
@@ -21,19 +21,9 @@ test("runtimeInfo() tells name, version and features", () => {
   expect(features.linux.mountExtensions.idmap.enabled).toBe(true);
 });
 
-test("runtimeInfo() echoes the options", () => {
-  const options = google.protobuf.Any.encode({
-    type_url: "runtimeoptions.v1.Options",
-    value: Buffer.from("x"),
-  });
+test("version is that of package.json and of the launcher", () => {
+  const read = (path: string) => readFileSync(join(import.meta.dirname, "../../..", path), "utf8");
 
-  const info = containerd.types.RuntimeInfo.decode(runtimeInfo(options.finish()));
-
-  expect(info.options?.type_url).toBe("runtimeoptions.v1.Options");
-});
-
-test("version is that of package.json", () => {
-  const text = readFileSync(join(import.meta.dirname, "../../../package.json"), "utf8");
-
-  expect((JSON.parse(text) as { version: string }).version).toBe(version);
+  expect((JSON.parse(read("package.json")) as { version: string }).version).toBe(version);
+  expect(/^version = "(.*)"$/m.exec(read("launcher/Cargo.toml"))?.[1]).toBe(version);
 });
