@@ -5,6 +5,11 @@ import { bootLab, labImage, type Lab, type LabResult } from "../support/lab.ts";
 const patience = "boot_timeout_ms = 600000\nagent_call_timeout_ms = 600000\n";
 const cloudHypervisor = process.env["CAISSON_CLOUD_HYPERVISOR"] ?? "";
 
+/** State, user ids, and processes of sandboxes that have ended. */
+const whatIsLeft = `
+find /run/caisson/caisson /run/caisson/.user-ids -mindepth 1 2>/dev/null
+pgrep --list-name 'qemu|cloud-hyp|virtiofsd|vhost-device' || true`;
+
 interface Host {
   readonly name: string;
   /** TOML, in double quotes only. */
@@ -60,9 +65,7 @@ test.for([...hosts, ...(isEverything ? furtherHosts : [])])(
     });
     expect(result.stderr).toMatch(new RegExp(`^ +vsock \\(${vsock}\\) `, "m"));
     expect(result.stderr).not.toContain("software emulation");
-    expect(await run("ls -A /run/caisson/default /run/caisson/.user-ids 2>/dev/null")).toMatchObject({
-      stdout: "",
-    });
+    expect(await run(whatIsLeft)).toMatchObject({ stdout: "" });
     console.log(result.stderr.slice(result.stderr.indexOf("phase")));
   },
 );
