@@ -17,6 +17,8 @@ export interface PodCgroup {
    * @throws permission_denied, resource_exhausted  it does not take a process
    */
   moved(): Promise<void>;
+  /** Whether the host's OOM killer has ended a process in it. */
+  wasOomKilled(): Promise<boolean>;
 }
 
 /** A directory that was made for a cgroup. */
@@ -67,7 +69,21 @@ export async function makePodCgroup(place: string, options: PodCgroupOptions): P
     moved: async () => {
       await Promise.all(moves);
     },
+    wasOomKilled: async () => {
+      const answers = await Promise.all(
+        hierarchies.flatMap((hierarchy) =>
+          ["memory.events", "memory.oom_control"].map((name) => oomKillsIn(join(hierarchy, place, name))),
+        ),
+      );
+      return answers.some((kills) => kills > 0);
+    },
   };
+}
+
+/** Of cgroup v2 and v1, in a line each; 0 where there is no such file. */
+async function oomKillsIn(path: string): Promise<number> {
+  const text = await readFile(path, "utf8").catch(() => "");
+  return Number(/^oom_kill (\d+)$/m.exec(text)?.[1] ?? 0);
 }
 
 async function hierarchiesFor(root: string): Promise<string[]> {

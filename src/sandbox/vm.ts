@@ -33,6 +33,7 @@ import { findGuestFiles } from "./guest-files.ts";
 import type { HostState } from "./host-state.ts";
 import type { OpenGuestStream } from "./io.ts";
 import type { SandboxObserver } from "./observer.ts";
+import { orOomKill, withOomKill } from "./oom-kill.ts";
 import { makePodCgroup, type PodCgroup } from "./pod-cgroup.ts";
 import { forwardLoopback } from "./port-forward.ts";
 import { sizeOf, thisHost, type VmSize } from "./sizing.ts";
@@ -145,13 +146,15 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
     netnsPath: network.netnsPath,
   };
   const vm = await timeline.measure("VMM", () =>
-    request.hypervisor.boot(vmConfig, {
-      signal: AbortSignal.any([limit.signal, abortWith(virtiofsd)]),
-      onProcess: (name, identity) => {
-        cgroup?.add(identity.pid);
-        journal.add({ kind: "process", name, identity });
-      },
-    }),
+    orOomKill(cgroup, () =>
+      request.hypervisor.boot(vmConfig, {
+        signal: AbortSignal.any([limit.signal, abortWith(virtiofsd)]),
+        onProcess: (name, identity) => {
+          cgroup?.add(identity.pid);
+          journal.add({ kind: "process", name, identity });
+        },
+      }),
+    ),
   );
   cleanup.defer("VM", () => vm[Symbol.asyncDispose]());
   await network.closeTaps();
@@ -169,7 +172,8 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
   const forward = { netnsPath: network.netnsPath, connections: reachable.promise, log };
   const forwarder = forwardLoopback(forward);
   cleanup.defer("port-forward", () => forwarder[Symbol.asyncDispose]());
-  const ended = Promise.race([vm.exited.then(({ reason }) => reason), endOf(virtiofsd)]);
+  const over = Promise.race([vm.exited.then(({ reason }) => reason), endOf(virtiofsd)]);
+  const ended = over.then((reason) => withOomKill(cgroup, reason));
 
   try {
     const streamToken = randomBytes(16);
@@ -185,14 +189,15 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
     addGuestPhases(timeline, report, vmStartedMs, readyMs);
     const health = new AbortController();
     cleanup.defer("health watch", () => health.abort());
-    const lost = watchLoss(vm, [
-      ended,
+    const losses = [
+      over,
       agent.subscribe(request.events).then((words) => `the agent is lost: ${words}`),
       watchHealth((pingSignal) => pingWithin(agent, config.healthIntervalMs, log, pingSignal), {
         intervalMs: config.healthIntervalMs,
         signal: health.signal,
       }),
-    ]);
+    ];
+    const lost = watchLoss(vm, losses).then((reason) => withOomKill(cgroup, reason));
     const address = { guest: vsock.guest, token: streamToken.toString("hex") };
     const connections = guestConnections(address, { timeoutMs: config.agentCallTimeoutMs, lost });
     cleanup.defer("connections to the guest", () => connections[Symbol.dispose]());

@@ -19,10 +19,10 @@ const name = `caisson-test-${process.pid}`;
 checkLeaksAroundEachTest(() => ({ marks: [name] }));
 
 /** The cgroup of a pod, made and limited as kubelet does it. */
-function makeKubeletCgroup() {
+function makeKubeletCgroup(limitBytes: number) {
   const path = `${memoryRoot}/${name}`;
   mkdirSync(path);
-  writeFileSync(`${path}/${limitFile}`, String(podMemoryBytes + overheadBytes));
+  writeFileSync(`${path}/${limitFile}`, String(limitBytes));
   return {
     usageBytes: () => Number(readFileSync(`${path}/${usageFile}`, "utf8")),
     entries: () => readdirSync(path, { withFileTypes: true }).filter((entry) => entry.isDirectory()),
@@ -42,7 +42,7 @@ function cgroupsOf(pod: Pod, program: RegExp): string[] {
 }
 
 test("the pod's cgroup holds the VM and its helpers, accounts for the guest's memory and lets it use its own", async () => {
-  using kubelet = makeKubeletCgroup();
+  using kubelet = makeKubeletCgroup(podMemoryBytes + overheadBytes);
   await using pod = createPod();
   const place = `/${name}/${pod.dir.token}`;
   const container = await pod.start("", {
@@ -66,5 +66,16 @@ test("the pod's cgroup holds the VM and its helpers, accounts for the guest's me
   console.info(`the pod's cgroup: ${Math.round(usedBytes / mebibyte)} MiB for 110 MiB in the guest`);
 
   await container.remove();
+  expect(kubelet.entries()).toEqual([]);
+});
+
+test("a pod's cgroup that is too small for a VM fails the create, and the error says so", async () => {
+  using kubelet = makeKubeletCgroup(24 * mebibyte);
+  await using pod = createPod();
+  const linux = { cgroupsPath: `/${name}/${pod.dir.token}` };
+
+  await expect(pod.create("", ["true"], { linux })).rejects.toThrow(
+    /OOM killer has struck in the sandbox's cgroup/,
+  );
   expect(kubelet.entries()).toEqual([]);
 });
