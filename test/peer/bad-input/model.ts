@@ -18,7 +18,7 @@ export const goodSpec = {
   ociVersion: "1.1.0",
   process: { args: ["true"], cwd: "/", env: ["PATH=/bin"], user: { uid: 0, gid: 0 } },
   root: { path: "rootfs" },
-  linux: { namespaces: [{ type: "mount" }, { type: "pid" }, { type: "network" }] } as object,
+  linux: { namespaces: ["mount", "pid", "ipc", "uts", "network"].map((type) => ({ type })) } as object,
 };
 
 /** The guest as the test wants it. */

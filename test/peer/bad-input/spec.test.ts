@@ -18,8 +18,9 @@ interface Row {
 }
 
 const resources = (fields: object) => ({ spec: { linux: { ...goodSpec.linux, resources: fields } } });
+const own = ["mount", "pid", "ipc", "uts"].map((type) => ({ type }));
 const network = (path: string) => ({
-  spec: { linux: { namespaces: [{ type: "mount" }, { type: "pid" }, { type: "network", path }] } },
+  spec: { linux: { namespaces: [...own, { type: "network", path }] } },
 });
 const mounts = (...entries: object[]) => ({ spec: { mounts: entries } });
 const rootfs = (type: string, source: string, options: readonly string[] = []) => ({
@@ -125,7 +126,7 @@ const rows: readonly Row[] = [
   },
   {
     name: "84 no network namespace: the host's network",
-    make: () => ({ spec: { linux: { namespaces: [{ type: "mount" }, { type: "pid" }] } } }),
+    make: () => ({ spec: { linux: { namespaces: own } } }),
     code: "failed_precondition",
     message: /no network namespace of its own, and the host's/,
   },
