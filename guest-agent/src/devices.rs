@@ -1,5 +1,6 @@
 //! Devices of the guest that a container gets beside those that every container has.
 
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -37,12 +38,18 @@ fn of_disk(disk: &Disk) -> Result<Device> {
 }
 
 fn find_disk(serial: &str) -> Result<(u64, u64)> {
+    let name = disk_name(serial)?;
+    let path = Path::new(BLOCK).join(name).join("dev");
+    let text = fs::read_to_string(&path).context(|| format!("read {}", path.display()))?;
+    parse_number(&text).ok_or_else(|| Error::Internal(format!("Cannot use {}: it holds no number", path.display())))
+}
+
+/// The kernel's name of the disk with this serial number.
+pub fn disk_name(serial: &str) -> Result<OsString> {
     for entry in fs::read_dir(BLOCK).context(|| format!("list {BLOCK}"))?.flatten() {
-        let read = |name: &str| fs::read_to_string(entry.path().join(name)).unwrap_or_default();
-        if read("serial").trim() == serial
-            && let Some(number) = parse_number(&read("dev"))
-        {
-            return Ok(number);
+        let found = fs::read_to_string(entry.path().join("serial")).unwrap_or_default();
+        if found.trim() == serial {
+            return Ok(entry.file_name());
         }
     }
     Err(Error::NotFound(format!(

@@ -25,6 +25,7 @@ mod polled;
 mod power;
 mod process;
 mod reaper;
+mod root_image;
 mod rpc;
 mod sandbox;
 mod server;

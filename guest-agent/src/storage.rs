@@ -76,7 +76,7 @@ fn plan_target(target: &str) -> Result<PathBuf> {
         .strip_prefix(BASE)
         .is_ok_and(|rest| rest.components().next().is_some());
     // The agent's own directories are not to be covered.
-    let own = ["bundles", "operations"]
+    let own = ["bundles", "operations", "roots"]
         .iter()
         .any(|name| path.starts_with(Path::new(BASE).join(name)));
     if !plain || !below || own || target.contains('\0') {

@@ -87,6 +87,8 @@ export interface GuestContainerRequest {
   readonly allDevices: boolean;
   /** Paths in the share that its mounts come from; containers with the same path share the mount. */
   readonly volumes: readonly string[];
+  /** Serial number of the disk with the image of its root; empty: the root is in the share. */
+  readonly rootDisk?: string;
 }
 
 export interface GuestReport {

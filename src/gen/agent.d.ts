@@ -1083,6 +1083,9 @@ export namespace caisson {
                 /** CreateContainerRequest volumes. */
                 volumes: string[];
 
+                /** CreateContainerRequest rootDisk. */
+                rootDisk: string;
+
                 /**
                  * Encodes the specified CreateContainerRequest message. Does not implicitly {@link caisson.agent.v1.CreateContainerRequest.verify|verify} messages.
                  * @param message CreateContainerRequest message or plain object to encode
@@ -1133,6 +1136,9 @@ export namespace caisson {
 
                     /** CreateContainerRequest volumes */
                     volumes?: (string[]|null);
+
+                    /** CreateContainerRequest rootDisk */
+                    rootDisk?: (string|null);
 
                     /** Unknown fields preserved while decoding when enabled */
                     $unknowns?: Uint8Array[];

@@ -1655,6 +1655,7 @@ export const caisson = $root.caisson = (() => {
                 CreateContainerRequest.prototype.disks = $util.emptyArray;
                 CreateContainerRequest.prototype.allDevices = false;
                 CreateContainerRequest.prototype.volumes = $util.emptyArray;
+                CreateContainerRequest.prototype.rootDisk = "";
 
                 CreateContainerRequest.encode = function (message, writer, _depth) {
                     if (!writer)
@@ -1685,6 +1686,8 @@ export const caisson = $root.caisson = (() => {
                     if (message.volumes != null && message.volumes.length)
                         for (let i = 0; i < message.volumes.length; ++i)
                             writer.uint32(74).string(message.volumes[i]);
+                    if (message.rootDisk != null && $Object.hasOwnProperty.call(message, "rootDisk") && message.rootDisk !== "")
+                        writer.uint32(82).string(message.rootDisk);
                     if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                         for (let i = 0; i < message.$unknowns.length; ++i)
                             writer.raw(message.$unknowns[i]);
@@ -1790,6 +1793,15 @@ export const caisson = $root.caisson = (() => {
                                 if (!(message.volumes && message.volumes.length))
                                     message.volumes = [];
                                 message.volumes.push(reader.stringVerify());
+                                continue;
+                            }
+                        case 10: {
+                                if (wireType !== 2)
+                                    break;
+                                if ((value = reader.stringVerify()).length)
+                                    message.rootDisk = value;
+                                else
+                                    delete message.rootDisk;
                                 continue;
                             }
                         }

@@ -9,6 +9,7 @@ const maxTimeoutMs = 2 ** 31 - 1;
 const sandboxOptionNames: ReadonlySet<string> = new Set<keyof SandboxOptions>([
   "image",
   "rootfs",
+  "storage",
   "memoryMiB",
   "vcpus",
   "limits",
@@ -29,6 +30,9 @@ export function checkSandboxOptions(options: SandboxOptions): void {
   if ((options.image === undefined) === (options.rootfs === undefined)) {
     throw invalid("Sandbox.create", 'expected exactly one of "image" and "rootfs"');
   }
+  const { storage = "virtiofs" } = options;
+  if (storage !== "virtiofs" && (storage !== "erofs" || options.image === undefined))
+    throw invalid("storage", 'expected "virtiofs", or for an image "erofs"');
   checkRange("memoryMiB", options.memoryMiB, 64, maxMemoryMiB);
   checkRange("vcpus", options.vcpus, 1, 256);
   checkRange("timeoutMs", options.timeoutMs, 1, maxTimeoutMs);

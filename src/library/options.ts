@@ -10,6 +10,12 @@ export interface SandboxOptions {
   readonly image?: string;
   /** A directory of this machine that holds a root file system. The sandbox writes into a layer of its own above it. */
   readonly rootfs?: string;
+  /**
+   * How the root file system reaches the VM. `"virtiofs"` (the default): served by the host, the sandbox's own layer on the host's disk.
+   * `"erofs"`, for images: a disk that is made once per image and shared by all its sandboxes, the own layer in the VM's
+   * memory (up to half of it).
+   */
+  readonly storage?: "virtiofs" | "erofs";
   /** Memory of the VM in MiB, its kernel included; default: as configured (512). */
   readonly memoryMiB?: number;
   /** CPUs of the VM; default: as configured (1). */

@@ -6,6 +6,7 @@ import { writeFileAtomic } from "../base/files.ts";
 import { scope } from "../base/scope.ts";
 import type { Config } from "../config/config.ts";
 import { createDriver } from "../hypervisor/drivers.ts";
+import { openErofs } from "../image/erofs.ts";
 import { type Image, openImage } from "../image/store.ts";
 import { resolveUser } from "../image/users.ts";
 import type { Container, Sandbox as SandboxModel, SandboxEvent as ModelEvent } from "../sandbox/model.ts";
@@ -72,6 +73,7 @@ async function start(options: SandboxOptions, signal: AbortSignal): Promise<Sand
     report: (text) => log.info(text),
     environment: process.env,
   });
+  const rootImage = options.storage === "erofs" ? await openErofs(image, signal) : undefined;
   const plan = await planSandbox(id, options, image);
   const directories = directoriesOf(config, id);
   const events = new EventHub();
@@ -96,7 +98,7 @@ async function start(options: SandboxOptions, signal: AbortSignal): Promise<Sand
     observer: { ...silent, onVmLost: lost.resolve },
   });
   cleanup.defer(`sandbox "${id}"`, () => model.close());
-  const container = await createIdleContainer(model, { id, image, directories, signal });
+  const container = await createIdleContainer(model, { id, image, rootImage, directories, signal });
   const findUser = (text: string) => resolveUser(image.rootfs, text);
   const owned = cleanup.move();
   return {
@@ -145,13 +147,14 @@ async function makeBundle({ bundle, upper, work }: Directories, plan: SandboxPla
 interface IdleContainer {
   readonly id: string;
   readonly image: Image;
+  readonly rootImage: string | undefined;
   readonly directories: Directories;
   readonly signal: AbortSignal;
 }
 
 async function createIdleContainer(
   model: SandboxModel,
-  { id, image, directories, signal }: IdleContainer,
+  { id, image, rootImage, directories, signal }: IdleContainer,
 ): Promise<Container> {
   const { bundle, upper, work } = directories;
   const layers = [`lowerdir=${image.rootfs}`, `upperdir=${upper}`, `workdir=${work}`];
@@ -159,7 +162,9 @@ async function createIdleContainer(
     {
       containerId: id,
       bundle,
-      rootfs: [{ type: "overlay", source: "overlay", target: "", options: layers }],
+      ...(rootImage === undefined
+        ? { rootfs: [{ type: "overlay", source: "overlay", target: "", options: layers }] }
+        : { rootfs: [], rootImage }),
       stdio: { stdin: "", stdout: "", stderr: "", terminal: false },
       noPivotRoot: false,
       isIdle: true,

@@ -24,8 +24,22 @@ export async function addContainerFiles(
   { shared, journal }: { readonly shared: SharedDir; readonly journal: Journal },
 ): Promise<SharedBind[]> {
   const { containerId, bundle } = request;
-  const root = rootPath(bundle, spec);
   journal.add({ kind: "container", containerId });
+  if (request.rootImage === undefined) await addRootfs(request, spec, { shared, journal });
+  const shown: SharedBind[] = [];
+  for (const { source, ...options } of binds) {
+    shown.push(await shared.addMount(containerId, resolve(bundle, source), options));
+  }
+  return shown;
+}
+
+async function addRootfs(
+  request: CreateContainerRequest,
+  spec: Spec,
+  { shared, journal }: { readonly shared: SharedDir; readonly journal: Journal },
+): Promise<void> {
+  const { containerId, bundle } = request;
+  const root = rootPath(bundle, spec);
   if (request.rootfs.length > 0) {
     const target = join(bundle, "rootfs");
     journal.add({ kind: "rootfs", path: target });
@@ -38,11 +52,6 @@ export async function addContainerFiles(
   // and then makes it read-only.
   const hasOwnLayer = request.rootfs.length > 0 || isOverlay(root);
   await shared.addRootfs(containerId, root, !hasOwnLayer && (spec.root.readonly ?? false));
-  const shown: SharedBind[] = [];
-  for (const { source, ...options } of binds) {
-    shown.push(await shared.addMount(containerId, resolve(bundle, source), options));
-  }
-  return shown;
 }
 
 /** Unmounts what `addContainerFiles` mounted: a root file system that the caller brought mounted stays so. Idempotent. */

@@ -3,6 +3,7 @@ import { type BlockDevice, blockDevices, hasAllDevices } from "../agent-client/g
 import { type BindSource, bindSources, type SharedBind } from "../agent-client/guest-mounts.ts";
 import { sharedNamespaces } from "../agent-client/guest-namespaces.ts";
 import { guestSpec, refuseUnsupported } from "../agent-client/guest-spec.ts";
+import { rootDiskId, withRootDisk } from "../agent-client/root-disk.ts";
 import { withIdleInit } from "../agent-client/idle-init.ts";
 import type { Spec, SpecMount } from "../oci/spec.ts";
 import type { SharedMemory } from "./shared-memory.ts";
@@ -12,18 +13,21 @@ export interface ContainerPlan {
   /** Shared by the host. */
   readonly binds: readonly BindSource[];
   readonly blockDevices: readonly BlockDevice[];
+  /** Image of its root, a disk of the VM. */
+  readonly rootImage: string | undefined;
   /** For the agent. `shared` are the `binds` in the share. */
   guest(
     shared: readonly SharedBind[],
   ): Pick<
     GuestContainerRequest,
-    "ociConfigJson" | "storages" | "sharedNamespaces" | "allDevices" | "volumes"
+    "ociConfigJson" | "storages" | "sharedNamespaces" | "allDevices" | "volumes" | "rootDisk"
   >;
 }
 
 export interface PlanOptions {
   readonly containerId: string;
   readonly terminal: boolean;
+  readonly rootImage?: string | undefined;
   /** Its init waits for its end instead of running a program. */
   readonly isIdle: boolean;
   /** Of the processes that stand for the sandbox, none while there is none. */
@@ -41,15 +45,18 @@ export async function planContainer(spec: Spec, options: PlanOptions): Promise<C
   const taken = new Set(spec.mounts?.map(({ destination }) => destination));
   const missing = options.podMounts.filter(({ destination }) => !taken.has(destination));
   const whole = { ...spec, mounts: [...(spec.mounts ?? []), ...added, ...missing] };
-  const { containerId, terminal, isIdle } = options;
+  const { containerId, terminal, isIdle, rootImage } = options;
   return {
+    rootImage,
     binds: bindSources(whole, places),
     blockDevices: blockDevices(spec),
     guest: (shared) => {
       const sources = { places, shared };
       const translated = guestSpec(whole, { containerId, terminal, sources, sharedNamespaces: sharedTypes });
+      const rooted = rootImage === undefined ? translated : withRootDisk(translated, containerId);
       return {
-        ociConfigJson: Buffer.from(JSON.stringify(isIdle ? withIdleInit(translated) : translated)),
+        ociConfigJson: Buffer.from(JSON.stringify(isIdle ? withIdleInit(rooted) : rooted)),
+        rootDisk: rootImage === undefined ? "" : rootDiskId,
         storages,
         sharedNamespaces: sharedTypes,
         allDevices: hasAllDevices(spec),

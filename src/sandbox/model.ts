@@ -47,6 +47,11 @@ export interface CreateContainerRequest {
   readonly rootfs: readonly Mount[];
   readonly stdio: Stdio;
   readonly noPivotRoot: boolean;
+  /**
+   * An EROFS image in place of `rootfs` and the spec's root: a read-only disk of the VM, below a layer in the guest's memory. Only
+   * for the container that boots the VM.
+   */
+  readonly rootImage?: string;
   /** Its init is a program of ours that only waits for its end, whatever `process.args` says. */
   readonly isIdle?: boolean;
 }

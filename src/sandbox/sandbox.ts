@@ -8,12 +8,13 @@ import { settleAll } from "../base/settle.ts";
 import { configFor } from "../config/annotations.ts";
 import type { Config } from "../config/config.ts";
 import type { Hypervisor } from "../hypervisor/hypervisor.ts";
-import { loadSpec, type Spec, type SpecMount } from "../oci/spec.ts";
+import { loadSpec, type SpecMount } from "../oci/spec.ts";
 import { consoleSizeOf } from "./console-size.ts";
 import { GuestContainer } from "./container.ts";
 import { guestDisks } from "./block-volumes.ts";
 import { addContainerFiles, removeContainerFiles } from "./container-files.ts";
-import { type ContainerPlan, planContainer } from "./container-plan.ts";
+import { planContainer } from "./container-plan.ts";
+import { checkFits, type FirstContainer, needsShare } from "./first-container.ts";
 import { createHostState, type HostState } from "./host-state.ts";
 import { ContainerHooks } from "./hooks.ts";
 import { ProcessIo } from "./io.ts";
@@ -34,7 +35,7 @@ import { SharedMemory } from "./shared-memory.ts";
 import { declareStdio } from "./stdio-ends.ts";
 import { Timeline } from "./timeline.ts";
 import { endVm } from "./end-vm.ts";
-import { bootSandboxVm, type SandboxVm, type VmRequest } from "./vm.ts";
+import { bootSandboxVm, type SandboxVm } from "./vm.ts";
 
 /** A process that ended because somebody asked for its SIGKILL, and because its VM died under it. */
 const killedExitCode = 137;
@@ -79,6 +80,7 @@ class VmSandbox implements Sandbox {
   #host: Promise<HostState> | undefined;
   #booted: Promise<Booted> | undefined;
   #pid = 0;
+  #isWithoutShare = false;
   #lostReason: string | undefined;
   #killRequested = false;
   /** A close that failed left something on the host; the next one tries again. */
@@ -120,8 +122,7 @@ class VmSandbox implements Sandbox {
     this.#podMounts = mounts;
     try {
       const { vm } = await this.#ensureBooted(
-        spec,
-        { blockDevices: [] },
+        { spec, blockDevices: [] },
         configFor(spec.annotations, this.#options.config),
         signal,
       );
@@ -202,6 +203,7 @@ class VmSandbox implements Sandbox {
     const config = configFor(spec.annotations, this.#options.config);
     // Before anything is made: what a guest cannot have is refused at once.
     const plan = await planContainer(spec, {
+      rootImage: request.rootImage,
       containerId,
       terminal: stdio.terminal,
       isIdle: request.isIdle ?? false,
@@ -209,6 +211,8 @@ class VmSandbox implements Sandbox {
       memory: this.#memory,
       podMounts: this.#podMounts,
     });
+    const isBooted = this.#booted !== undefined;
+    checkFits(containerId, plan, { isBooted, isWithoutShare: this.#isWithoutShare });
     const host = await this.#ensureHost();
     const containerLog = this.#options.log.child({ container: containerId });
     let io: ProcessIo | undefined;
@@ -221,7 +225,7 @@ class VmSandbox implements Sandbox {
       };
       const ioSignal = AbortSignal.any([signal, failure.signal]);
       const [booted, shared, opened] = await settleAll([
-        orFail(this.#ensureBooted(spec, plan, config, signal)),
+        orFail(this.#ensureBooted({ spec, ...plan, isWithoutShare: !needsShare(plan) }, config, signal)),
         orFail(
           this.#timeline.measure("mounts", () =>
             addContainerFiles(request, { spec, binds: plan.binds }, host),
@@ -308,26 +312,18 @@ class VmSandbox implements Sandbox {
     return this.#host;
   }
 
-  #ensureBooted(
-    spec: Spec,
-    { blockDevices }: Pick<ContainerPlan, "blockDevices">,
-    config: Config,
-    signal: AbortSignal,
-  ): Promise<Booted> {
+  #ensureBooted(first: FirstContainer, config: Config, signal: AbortSignal): Promise<Booted> {
     this.#booted ??= timed(
-      () => this.#boot({ spec, blockDevices }, config, signal),
+      () => this.#boot(first, config, signal),
       (seconds, error) => this.#options.observer?.onBoot(seconds, error),
     );
     return this.#booted;
   }
 
-  async #boot(
-    first: Pick<VmRequest, "spec" | "blockDevices">,
-    config: Config,
-    signal: AbortSignal,
-  ): Promise<Booted> {
+  async #boot(first: FirstContainer, config: Config, signal: AbortSignal): Promise<Booted> {
     const { namespace, sandboxId, hypervisor, log, observer } = this.#options;
     const host = await this.#ensureHost();
+    this.#isWithoutShare = first.isWithoutShare ?? false;
     const vm = await bootSandboxVm({
       namespace,
       sandboxId,
@@ -427,6 +423,7 @@ class VmSandbox implements Sandbox {
     this.#host = undefined;
     this.#lostReason = undefined;
     this.#killRequested = false;
+    this.#isWithoutShare = false;
     if (host === undefined && !this.#isLeft) return;
     this.#isLeft = true;
     await removeSandbox({ stateDirectory: config.stateDirectory, namespace, sandboxId });

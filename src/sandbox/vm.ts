@@ -8,6 +8,7 @@ import type { AgentEvents, GuestReport } from "../agent-client/agent-types.ts";
 import type { BlockDevice } from "../agent-client/guest-devices.ts";
 import { guestShareDirectory } from "../agent-client/guest-mounts.ts";
 import { guestSysctls } from "../agent-client/guest-sysctls.ts";
+import { rootDiskId } from "../agent-client/root-disk.ts";
 import { watchHealth } from "../agent-client/health.ts";
 import { openStream } from "../agent-client/streams.ts";
 import { Cleanup } from "../base/cleanup.ts";
@@ -55,6 +56,10 @@ export interface VmRequest {
   /** Of the container that the sandbox is made for: size, network, hostname. */
   readonly spec: Spec;
   readonly blockDevices: readonly BlockDevice[];
+  /** EROFS image of the root of that container. */
+  readonly rootImage?: string | undefined;
+  /** Nothing of the host's files will be seen in the VM: it gets no share, and no server for one. */
+  readonly isWithoutShare?: boolean;
   readonly events: AgentEvents;
   readonly log: Log;
   readonly timeline: Timeline;
@@ -113,12 +118,14 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
         limit.signal,
       ),
     ),
-    timeline.measure("virtiofsd", () =>
-      serveShare(request, user, `${vmDirectory.path}/${virtiofsSocketName}`, parts),
+    timeline.measure("virtiofsd", async () =>
+      request.isWithoutShare
+        ? undefined
+        : await serveShare(request, user, `${vmDirectory.path}/${virtiofsSocketName}`, parts),
     ),
     makeCgroup(place, request),
   ]);
-  cgroup?.add(virtiofsd.identity.pid);
+  if (virtiofsd !== undefined) cgroup?.add(virtiofsd.identity.pid);
 
   const vmConfig: VmConfig = {
     sandboxId: request.sandboxId,
@@ -139,8 +146,14 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
       }),
       acpi: guest.acpi,
     },
-    disks: [{ id: "image", path: guest.imagePath, readOnly: true }, ...volumes.values()],
-    shares: [{ tag: shareTag, socketName: virtiofsSocketName }],
+    disks: [
+      { id: "image", path: guest.imagePath, readOnly: true },
+      ...(request.rootImage === undefined
+        ? []
+        : [{ id: rootDiskId, path: request.rootImage, readOnly: true }]),
+      ...volumes.values(),
+    ],
+    shares: virtiofsd === undefined ? [] : [{ tag: shareTag, socketName: virtiofsSocketName }],
     nics: network.nics,
     vsock: vsock.device,
     netnsPath: network.netnsPath,
@@ -148,7 +161,7 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
   const vm = await timeline.measure("VMM", () =>
     orOomKill(cgroup, () =>
       request.hypervisor.boot(vmConfig, {
-        signal: AbortSignal.any([limit.signal, abortWith(virtiofsd)]),
+        signal: AbortSignal.any([limit.signal, ...(virtiofsd === undefined ? [] : [abortWith(virtiofsd)])]),
         onProcess: (name, identity) => {
           cgroup?.add(identity.pid);
           journal.add({ kind: "process", name, identity });
@@ -161,7 +174,7 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
   vsock.closeDevice();
   const vmStartedMs = performance.now();
   // QEMU has its answers by now, so there is somebody who gave them.
-  const worker = virtiofsd.worker();
+  const worker = virtiofsd?.worker();
   if (worker !== undefined) {
     cgroup?.add(worker.pid);
     journal.add({ kind: "process", name: "virtiofsd worker", identity: worker });
@@ -172,7 +185,10 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
   const forward = { netnsPath: network.netnsPath, connections: reachable.promise, log };
   const forwarder = forwardLoopback(forward);
   cleanup.defer("port-forward", () => forwarder[Symbol.asyncDispose]());
-  const over = Promise.race([vm.exited.then(({ reason }) => reason), endOf(virtiofsd)]);
+  const over = Promise.race([
+    vm.exited.then(({ reason }) => reason),
+    ...(virtiofsd === undefined ? [] : [endOf(virtiofsd)]),
+  ]);
   const ended = over.then((reason) => withOomKill(cgroup, reason));
 
   try {
@@ -286,7 +302,9 @@ function configureGuest(
       // Containers without a name of their own see it; at most 64 characters (sethostname(2)).
       hostname: request.spec.hostname ?? request.sandboxId.slice(0, 63),
       sysctls: guestSysctls(request.spec),
-      storages: [{ type: "virtiofs", source: shareTag, target: guestShareDirectory, options: [] }],
+      storages: request.isWithoutShare
+        ? []
+        : [{ type: "virtiofs", source: shareTag, target: guestShareDirectory, options: [] }],
       interfaces: network.interfaces.map((link) => ({ ...link, addresses: [...link.addresses] })),
       routes: network.routes,
       neighbours: network.neighbours,

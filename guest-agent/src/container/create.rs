@@ -19,6 +19,7 @@ use crate::log;
 use crate::process::{Process, State};
 use crate::proto::{CreateContainerRequest, Stdio};
 use crate::reaper::{ExitStatus, Reaper};
+use crate::root_image::RootImage;
 use crate::sandbox::lock;
 use crate::stdio::{ChildEnds, Endpoints};
 use crate::volumes::HeldVolumes;
@@ -38,6 +39,10 @@ impl Container {
         let id = request.container_id;
         let declared = request.stdio.unwrap_or_default();
         let terminal = declared.terminal.then(|| Size::new(declared.columns, declared.rows));
+        let root = match request.root_disk.as_str() {
+            "" => None,
+            serial => Some(RootImage::mount(&id, serial)?),
+        };
         let bundle = Bundle::create(&id, &request.oci_config_json, terminal, additions)?;
         // crun has read the configuration when it answers: it need not stay in memory until then.
         drop(request.oci_config_json);
@@ -73,6 +78,7 @@ impl Container {
             oom_watch: None,
             _bundle: bundle,
             _volumes: volumes,
+            _root: root,
         };
         let container = Arc::new(Self {
             id,

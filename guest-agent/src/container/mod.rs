@@ -20,6 +20,7 @@ use crate::events::Events;
 use crate::process::{Process, Program, State, name};
 use crate::proto::{CreateExecRequest, CreateFileTransferRequest, Stdio};
 use crate::reaper::Reaper;
+use crate::root_image::RootImage;
 use crate::sandbox::lock;
 use crate::volumes::HeldVolumes;
 use crate::{bundle, ids};
@@ -49,6 +50,7 @@ struct Inner {
     /// Held for their removal with the container.
     _bundle: Bundle,
     _volumes: HeldVolumes,
+    _root: Option<RootImage>,
 }
 
 impl Inner {
