@@ -5,7 +5,12 @@ import { checkId } from "../base/ids.ts";
 import { readRegularFile } from "../base/files.ts";
 
 /** Annotations that name the group a container belongs to; the first one that is there counts. */
-const groupAnnotations = ["io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"];
+const groupAnnotations = [
+  "io.containerd.runc.v2.group",
+  "io.kubernetes.cri.sandbox-id",
+  // CRI-O's.
+  "io.kubernetes.cri-o.SandboxID",
+];
 const maxSpecBytes = 4 * 1024 * 1024;
 
 /**

@@ -16,6 +16,7 @@ test.for([
   ["no config.json", undefined, "own"],
   ["no annotations", "{}", "own"],
   ["the CRI sandbox", annotated({ "io.kubernetes.cri.sandbox-id": "pod" }), "pod"],
+  ["the sandbox of CRI-O", annotated({ "io.kubernetes.cri-o.SandboxID": "pod" }), "pod"],
   [
     "the group before the CRI sandbox",
     annotated({ "io.kubernetes.cri.sandbox-id": "pod", "io.containerd.runc.v2.group": "group" }),
