@@ -103,6 +103,9 @@ pub async fn run(
         .arg(&log_path)
         .args(arguments);
     command.env_clear().env("PATH", PATH).current_dir("/");
+    // crun copies itself and starts anew, so that a container cannot write to it through /proc; it takes this as the word that it
+    // has, and believes it only on a file system that is read-only, as our image is.
+    command.env("_LIBCONTAINER_CLONED_BINARY", "1");
     command
         .stdin(to_stdio(ends.stdin))
         .stdout(to_stdio(ends.stdout))
