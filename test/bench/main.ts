@@ -13,10 +13,11 @@ import { describeMachine, findVersions, readLoad } from "./machine.ts";
 import { memory } from "./memory.ts";
 import { network } from "./network.ts";
 import type { Row } from "./rows.ts";
+import { shimCommands } from "./shim-commands.ts";
 import { formatTable } from "./table.ts";
 import { throughput } from "./throughput.ts";
 
-const benchmarks: readonly Benchmark[] = [coldStart, throughput, network, memory];
+const benchmarks: readonly Benchmark[] = [coldStart, shimCommands, throughput, network, memory];
 
 const root = join(import.meta.dirname, "../..");
 const resultsPath = join(root, "build/bench/results.json");
