@@ -15,8 +15,8 @@ export type JournalEntry =
   | { readonly kind: "network"; readonly netnsPath: string }
   /** A network namespace of our own, bound to this path. */
   | { readonly kind: "netns"; readonly path: string }
-  /** A cgroup directory; a shared one holds cgroups of others as well. */
-  | { readonly kind: "cgroup"; readonly directory: string; readonly isShared: boolean }
+  /** A cgroup, by the mount of its hierarchy and its path in it. */
+  | { readonly kind: "cgroup"; readonly hierarchy: string; readonly place: string }
   /** Mounts of a container's root file system at `<bundle>/rootfs`. */
   | { readonly kind: "rootfs"; readonly path: string }
   | { readonly kind: "container"; readonly containerId: string };

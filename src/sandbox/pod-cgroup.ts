@@ -1,5 +1,4 @@
-import { existsSync } from "node:fs";
-import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { mkdir, readFile, stat, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { cgroupMountPoint, hierarchiesIn, hostCgroupVersion } from "../base/cgroups.ts";
@@ -21,16 +20,17 @@ export interface PodCgroup {
   wasOomKilled(): Promise<boolean>;
 }
 
-/** A directory that was made for a cgroup. */
-export interface CgroupDirectory {
-  readonly directory: string;
-  /** It is around the cgroup itself, and others may have theirs in it. */
-  readonly isShared: boolean;
+/** A cgroup in one hierarchy. */
+export interface CgroupPlace {
+  /** Where the hierarchy is mounted. */
+  readonly hierarchy: string;
+  /** Path below it. */
+  readonly place: string;
 }
 
 export interface PodCgroupOptions {
-  /** Told of each directory before it is made, outermost first, to journal it. */
-  readonly onMake: (made: CgroupDirectory) => void;
+  /** Told of each cgroup before anything of it is made, to journal it. */
+  readonly onMake: (made: CgroupPlace) => void;
   readonly log: Log;
   /** Where the cgroup file systems are mounted. */
   readonly root?: string;
@@ -39,6 +39,12 @@ export interface PodCgroupOptions {
 /** Those that account or limit; with cgroup v1 each has a hierarchy, or shares one. */
 const controllersV1 = ["memory", "cpu", "cpuacct", "cpuset", "blkio", "pids", "hugetlb"];
 const controllersV2 = ["memory", "cpu", "cpuset", "io", "pids", "hugetlb"];
+/**
+ * Marks the directories that we make, so that nobody else's is removed: the sticky bit has no meaning in a cgroup file system,
+ * where nothing but directories can be made.
+ */
+const markedMode = 0o1755;
+const stickyBit = 0o1000;
 /** How often others may remove a parent under us. */
 const makeAttempts = 8;
 /** For killed processes to have left. */
@@ -54,7 +60,10 @@ export async function makePodCgroup(place: string, options: PodCgroupOptions): P
   const { onMake, log, root = cgroupMountPoint } = options;
   const hierarchies = await hierarchiesFor(root);
   if (hierarchies.length === 0) log.warn({ root }, "the host has no cgroups: nothing accounts for the VM");
-  for (const hierarchy of hierarchies) await makeBelow(hierarchy, place, onMake);
+  for (const hierarchy of hierarchies) {
+    onMake({ hierarchy, place });
+    await makeBelow(hierarchy, place);
+  }
   const moves: Promise<void>[] = [];
   return {
     add: (pid) => {
@@ -97,43 +106,48 @@ async function hierarchiesFor(root: string): Promise<string[]> {
 }
 
 /**
- * Removes directories that were journalled, in the order in which they were made. Shared ones stay as long as others use
- * them. To be called when the processes are dead.
+ * Removes cgroups that were journalled, and those around them that we have made and nobody uses any more. To be called when the
+ * processes are dead.
  */
-export async function removePodCgroup(made: readonly CgroupDirectory[]): Promise<void> {
-  for (const { directory, isShared } of made.toReversed()) {
+export async function removePodCgroup(made: readonly CgroupPlace[]): Promise<void> {
+  for (const { hierarchy, place } of made) {
+    const [own = "", ...around] = directoriesOf(hierarchy, place).toReversed();
     const deadline = performance.now() + emptyTimeoutMs;
-    while (!(await removed(directory)) && !isShared) {
-      if (performance.now() > deadline) throw new Error(`Cannot remove cgroup "${directory}": it is in use`);
+    while (!(await removed(own))) {
+      if (performance.now() > deadline) throw new Error(`Cannot remove cgroup "${own}": it is in use`);
       // Only cgroup v2 has an event for it.
       await sleep(20);
     }
+    for (const directory of around) if (!(await removed(directory))) break;
   }
 }
 
+/** False: it is in use. One that is not ours is left as it is. */
 async function removed(directory: string): Promise<boolean> {
   try {
-    await removeDirectory(directory);
+    if (((await stat(directory)).mode & stickyBit) !== 0) await removeDirectory(directory);
     return true;
   } catch (error) {
+    if (errnoOf(error) === "ENOENT") return true;
     ignore("EBUSY", "ENOTEMPTY")(error);
     return false;
   }
 }
 
-async function makeBelow(
-  hierarchy: string,
-  place: string,
-  onMake: PodCgroupOptions["onMake"],
-): Promise<void> {
+/** From the outermost to the cgroup itself. */
+function directoriesOf(hierarchy: string, place: string): string[] {
   const levels = place.split("/").slice(1);
-  const directories = levels.map((_, index) => join(hierarchy, ...levels.slice(0, index + 1)));
+  return levels.map((_, index) => join(hierarchy, ...levels.slice(0, index + 1)));
+}
+
+async function makeBelow(hierarchy: string, place: string): Promise<void> {
+  const directories = directoriesOf(hierarchy, place);
   for (let attempt = 1; ; attempt++) {
     try {
       let parent = hierarchy;
       for (const directory of directories) {
         await enableControllers(parent);
-        await makeOne({ directory, isShared: directory !== directories.at(-1) }, onMake);
+        await mkdir(directory, { mode: markedMode }).catch(ignore("EEXIST"));
         if (basename(hierarchy).split(",").includes("cpuset")) await inheritCpuset(parent, directory);
         parent = directory;
       }
@@ -149,12 +163,6 @@ async function makeBelow(
       );
     }
   }
-}
-
-async function makeOne(made: CgroupDirectory, onMake: PodCgroupOptions["onMake"]): Promise<void> {
-  if (existsSync(made.directory)) return;
-  onMake(made);
-  await mkdir(made.directory).catch(ignore("EEXIST"));
 }
 
 /** cgroup v2: without it the children of a cgroup have no numbers of their own. One that may not is left as it is. */

@@ -4,7 +4,7 @@ import { once } from "node:events";
 import { existsSync, mkdirSync, readFileSync, statfsSync, writeFileSync } from "node:fs";
 import { afterEach, expect, test } from "vitest";
 import { createLog } from "../../../src/base/log.ts";
-import { type CgroupDirectory, makePodCgroup, removePodCgroup } from "../../../src/sandbox/pod-cgroup.ts";
+import { type CgroupPlace, makePodCgroup, removePodCgroup } from "../../../src/sandbox/pod-cgroup.ts";
 import { createTempDir } from "../../support/temp-dir.ts";
 
 const mountPoint = "/sys/fs/cgroup";
@@ -14,7 +14,7 @@ const unified = [mountPoint, `${mountPoint}/unified`].find(isUnified);
 const log = createLog("error", process.stderr);
 
 const top = `caisson-test-${process.pid}`;
-let made: CgroupDirectory[] = [];
+let made: CgroupPlace[] = [];
 afterEach(async () => {
   await removePodCgroup(made);
   made = [];
@@ -67,14 +67,11 @@ test.skipIf(isUnified(mountPoint) || !existsSync(`${mountPoint}/memory`))(
       expect(own.length).toBeGreaterThan(3);
       for (const [, path] of own) expect(path).toBe(`/${top}/pod/c1`);
     }
-    expect(made[0]).toEqual({
-      directory: expect.stringContaining(`/memory/${top}`) as string,
-      isShared: true,
-    });
+    expect(made[0]).toEqual({ hierarchy: `${mountPoint}/memory`, place: `/${top}/pod/c1` });
 
     await pair.end(child);
     await removePodCgroup(made);
-    for (const { directory } of made) expect(existsSync(directory)).toBe(false);
+    for (const { hierarchy } of made) expect(existsSync(`${hierarchy}/${top}`)).toBe(false);
   },
 );
 
@@ -95,7 +92,7 @@ test.skipIf(unified === undefined)("cgroup v2: the same in the unified hierarchy
 
   await pair.end(child);
   await removePodCgroup(made);
-  for (const { directory } of made) expect(existsSync(directory)).toBe(false);
+  for (const { hierarchy } of made) expect(existsSync(`${hierarchy}/${top}.slice`)).toBe(false);
 });
 
 const anyRoot = isUnified(mountPoint) ? mountPoint : `${mountPoint}/unified`;
@@ -105,13 +102,16 @@ test.skipIf(!isUnified(anyRoot))(
   async () => {
     mkdirSync(`${anyRoot}/${top}`);
     await make(anyRoot);
-    mkdirSync(`${anyRoot}/${top}/pod/other`);
-    await removePodCgroup(made);
+    const first = made;
+    made = [];
+    await make(anyRoot, `/${top}/pod/c2`);
+    await removePodCgroup(first);
     expect(existsSync(`${anyRoot}/${top}/pod/c1`)).toBe(false);
-    expect(existsSync(`${anyRoot}/${top}/pod/other`)).toBe(true);
+    expect(existsSync(`${anyRoot}/${top}/pod/c2`)).toBe(true);
 
-    execFileSync("rmdir", [`${anyRoot}/${top}/pod/other`]);
+    // The last one takes along what the first one has made.
     await removePodCgroup(made);
+    expect(existsSync(`${anyRoot}/${top}/pod`)).toBe(false);
     expect(existsSync(`${anyRoot}/${top}`)).toBe(true);
     execFileSync("rmdir", [`${anyRoot}/${top}`]);
   },
