@@ -89,7 +89,15 @@ export async function startCri(options: CriOptions = {}): Promise<Cri> {
       prefix: network.prefix,
       isServing: () => crictl(["info", "--quiet"], { timeoutMs: 20_000 }),
     });
-  let child: ChildProcess = await launch();
+  const release = async () => {
+    await network[Symbol.asyncDispose]();
+    await removeMarked(dir.token);
+    await dir[Symbol.asyncDispose]();
+  };
+  let child: ChildProcess = await launch().catch(async (error: unknown) => {
+    await release();
+    throw error;
+  });
   const cri: Cri = {
     dir,
     get pid() {
@@ -126,9 +134,7 @@ export async function startCri(options: CriOptions = {}): Promise<Cri> {
     async [Symbol.asyncDispose]() {
       await cri.removeAll();
       await stopContainerd(child);
-      await network[Symbol.asyncDispose]();
-      await removeMarked(dir.token);
-      await dir[Symbol.asyncDispose]();
+      await release();
     },
   };
   try {
