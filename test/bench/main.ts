@@ -9,6 +9,7 @@ import { expectNoLeaks, takeSnapshot } from "../support/leaks.ts";
 import { type Bench, type Benchmark, runcRuntime } from "./bench.ts";
 import { coldStart } from "./cold-start.ts";
 import { findFloorFiles } from "./floor.ts";
+import { library } from "./library.ts";
 import { describeMachine, findVersions, readLoad } from "./machine.ts";
 import { memory } from "./memory.ts";
 import { network } from "./network.ts";
@@ -17,7 +18,7 @@ import { shimCommands } from "./shim-commands.ts";
 import { formatTable } from "./table.ts";
 import { throughput } from "./throughput.ts";
 
-const benchmarks: readonly Benchmark[] = [coldStart, shimCommands, throughput, network, memory];
+const benchmarks: readonly Benchmark[] = [coldStart, library, shimCommands, throughput, network, memory];
 
 const root = join(import.meta.dirname, "../..");
 const resultsPath = join(root, "build/bench/results.json");
