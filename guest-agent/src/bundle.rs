@@ -22,6 +22,8 @@ pub struct Additions {
     pub namespaces: Vec<(String, String)>,
     /// Device nodes.
     pub devices: Vec<Device>,
+    /// Directory of the notify socket, if there is one.
+    pub notify: Option<String>,
 }
 
 /// A device node with the access that the container gets to it.
@@ -102,7 +104,29 @@ pub fn adapt_config(id: &str, config: &[u8], terminal: Terminal, additions: &Add
     linux.insert("cgroupsPath".into(), Value::String(Cgroup::oci_path(id)));
     add_namespaces(linux, &additions.namespaces)?;
     add_devices(linux, &additions.devices)?;
+    if let Some(directory) = &additions.notify {
+        add_notify(&mut config, directory)?;
+    }
     to_bytes(&config)
+}
+
+/// As runc does it.
+fn add_notify(config: &mut Map<String, Value>, directory: &str) -> Result<()> {
+    let mount = json!({ "destination": "/run/notify", "type": "bind", "source": directory,
+        "options": ["bind", "nosuid", "nodev", "noexec", "ro"] });
+    push(config, "mounts", mount)?;
+    let process = object(config, "process")?;
+    push(process, "env", json!("NOTIFY_SOCKET=/run/notify/notify.sock"))
+}
+
+/// Adds to a list that need not be there.
+fn push(object: &mut Map<String, Value>, name: &str, item: Value) -> Result<()> {
+    let list = object.entry(name).or_insert_with(|| Value::Array(Vec::new()));
+    let list = list
+        .as_array_mut()
+        .ok_or_else(|| Error::InvalidArgument(format!("Cannot use the OCI configuration: \"{name}\" is no list")))?;
+    list.push(item);
+    Ok(())
 }
 
 fn add_namespaces(linux: &mut Map<String, Value>, namespaces: &[(String, String)]) -> Result<()> {
@@ -230,6 +254,7 @@ mod tests {
     #[test]
     fn namespaces_and_devices_are_added_with_their_rules() {
         let additions = || Additions {
+            notify: Some("/run/n".into()),
             namespaces: vec![("ipc".into(), "/proc/1/fd/9".into())],
             devices: vec![Device {
                 path: "/dev/data".into(),

@@ -10,7 +10,7 @@ use tonic::Status;
 
 use crate::error::{Error, Result};
 use crate::log;
-use crate::proto::{Event, OomKill, ProcessExit, event};
+use crate::proto::{Event, Notification, OomKill, ProcessExit, event};
 
 /// Events kept for the subscriber; more processes cannot be registered at once.
 const LIMIT: usize = 8192;
@@ -46,6 +46,17 @@ impl Events {
     pub fn oom_kill(&self, container_id: &str) {
         self.push(event::Event::OomKill(OomKill {
             container_id: container_id.to_owned(),
+        }));
+    }
+
+    /// Tells what a container has said at its notify socket, unless too much else waits to be told.
+    pub fn notification(&self, container_id: &str, text: &str) {
+        if self.queue().waiting.len() >= LIMIT / 2 {
+            return;
+        }
+        self.push(event::Event::Notification(Notification {
+            container_id: container_id.to_owned(),
+            text: text.to_owned(),
         }));
     }
 

@@ -21,6 +21,7 @@ mod log;
 mod memory;
 mod namespaces;
 mod network;
+mod notify;
 mod polled;
 mod power;
 mod process;

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::forward::Connections;
 use crate::namespaces::SharedNamespaces;
+use crate::notify::NotifySocket;
 use crate::proto::{CreateContainerRequest, Storage};
 use crate::reaper::Reaper;
 use crate::stdio::{Endpoints, TOKEN_BYTES};
@@ -119,14 +120,26 @@ impl Sandbox {
         let mut additions = Additions {
             namespaces: self.namespaces.paths(&request.shared_namespaces)?,
             devices: devices::of_disks(&request.disks)?,
+            notify: None,
         };
         if request.all_devices {
             additions.devices.extend(devices::all()?);
         }
         let volumes = self.volumes.hold(&request.volumes)?;
+        let notify = request
+            .notify
+            .then(|| NotifySocket::open(&request.container_id, self.events.clone()))
+            .transpose()?;
+        additions.notify = notify.as_ref().map(NotifySocket::directory);
         let is_sandbox = lock(&self.sandbox_id).as_str() == request.container_id;
-        let (container, pid) =
-            Container::create(request, &additions, volumes, self.reaper.clone(), self.events.clone()).await?;
+        let (container, pid) = Container::create(
+            request,
+            &additions,
+            (volumes, notify),
+            self.reaper.clone(),
+            self.events.clone(),
+        )
+        .await?;
         if is_sandbox {
             self.namespaces.take_of(pid)?;
         }

@@ -2,12 +2,12 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd as _, IntoRawFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
 use napi_derive::napi;
 use nix::errno::Errno;
 use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, UnixAddr, accept4, recvmsg, sendmsg,
+    ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, UnixAddr, accept4, recvmsg, sendmsg, sendto,
 };
 
 use crate::error::{Result, failed};
@@ -67,6 +67,25 @@ fn connect_with_fd(path: &str, fd: i32, data: &str) -> Result<UnixStream> {
     )
     .map_err(|errno| failed(format_args!("send a descriptor to \"{path}\""), errno))?;
     Ok(stream)
+}
+
+/// Sends a datagram to the socket at `path`; an abstract one (unix(7)) begins with `@`.
+#[napi]
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "JavaScript strings arrive owned"
+)]
+pub fn send_datagram(path: String, data: String) -> Result<()> {
+    let cannot = |errno| failed(format_args!("send to \"{path}\""), errno);
+    let address = match path.strip_prefix('@') {
+        Some(name) => UnixAddr::new_abstract(name.as_bytes()),
+        None => UnixAddr::new(path.as_str()),
+    }
+    .map_err(cannot)?;
+    let socket = UnixDatagram::unbound()
+        .map_err(|error| cannot(error.raw_os_error().map_or(Errno::EINVAL, Errno::from_raw)))?;
+    sendto(socket.as_raw_fd(), data.as_bytes(), &address, MsgFlags::MSG_NOSIGNAL).map_err(cannot)?;
+    Ok(())
 }
 
 /// A descriptor that came over a unix socket.

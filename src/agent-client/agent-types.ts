@@ -12,6 +12,8 @@ export interface GuestExit {
 export interface AgentEvents {
   onExit(exit: GuestExit): void;
   onOomKill(containerId: string): void;
+  /** Said by the container at its notify socket: of at most 4096 bytes, and hostile. */
+  onNotification(containerId: string, text: string): void;
 }
 
 export interface GuestStdio {
@@ -89,6 +91,8 @@ export interface GuestContainerRequest {
   readonly volumes: readonly string[];
   /** Serial number of the disk with the image of its root; empty: the root is in the share. */
   readonly rootDisk?: string;
+  /** The container gets a notify socket. */
+  readonly notify: boolean;
 }
 
 export interface GuestReport {

@@ -307,6 +307,8 @@ function deliver(event: Event, events: AgentEvents): void {
     });
   } else if (event.oomKill) {
     events.onOomKill(event.oomKill.containerId ?? "");
+  } else if (event.notification) {
+    events.onNotification(event.notification.containerId ?? "", event.notification.text ?? "");
   }
 }
 

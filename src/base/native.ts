@@ -48,6 +48,8 @@ export interface Native {
   openWithFd(path: string, fd: number, data: string): number;
   /** The version of Landlock that this kernel has (landlock(7)); 0: none. */
   landlockVersion(): number;
+  /** Sends a datagram to the unix socket at `path`; an abstract one begins with "@". */
+  sendDatagram(path: string, data: string): void;
   /** Takes the next connection of a listening socket and the descriptor sent over it, which is the caller's. Waits. */
   receiveFd(listener: number): { readonly fd: number; readonly data: string };
   /** A new pseudo terminal in raw mode. The master is close-on-exec and the caller's. */

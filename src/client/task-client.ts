@@ -19,6 +19,8 @@ const shutdownTimeoutMs = 5_000;
 export type TaskStatus = "created" | "running" | "paused" | "stopped" | "unknown";
 
 export interface CreateTask {
+  /** The container gets a notify socket, for `notifications`. */
+  readonly notify?: boolean;
   readonly bundle: string;
   readonly rootfs: readonly Mount[];
   readonly stdio: Stdio;
@@ -51,7 +53,16 @@ export class TaskClient implements AsyncDisposable {
     const { terminal, stdin, stdout, stderr } = task.stdio;
     const rootfs = task.rootfs.map((mount) => ({ ...mount, options: [...mount.options] }));
     const request = { id: this.#containerId, bundle: task.bundle, rootfs, terminal, stdin, stdout, stderr };
-    await this.#client.call(service, taskMethods.create, request, options);
+    const notify = { options: { type_url: "caisson.shim.v1.Notify" } };
+    const whole = { ...request, ...(task.notify ? notify : {}) };
+    await this.#client.call(service, taskMethods.create, whole, options);
+  }
+
+  /** What the container has said at its notify socket since the last call; waits. @throws unavailable  it has ended */
+  async notifications(): Promise<readonly string[]> {
+    const request = { containerId: this.#containerId };
+    const { texts } = await this.#client.call(shimServiceName, shimMethods.notifications, request);
+    return texts ?? [];
   }
 
   /** Registers a process; `spec` is an OCI `Process`. */

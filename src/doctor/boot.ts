@@ -64,7 +64,7 @@ async function bootOnce({ config, log, signal, sandboxId, timeline }: Boot): Pro
       hypervisor,
       spec,
       blockDevices: [],
-      events: { onExit: () => {}, onOomKill: () => {} },
+      events: { onExit: () => {}, onOomKill: () => {}, onNotification: () => {} },
       log,
       timeline,
       observer: undefined,

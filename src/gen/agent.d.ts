@@ -774,8 +774,11 @@ export namespace caisson {
                 /** Event oomKill. */
                 oomKill?: (caisson.agent.v1.OomKill.$Properties|null);
 
+                /** Event notification. */
+                notification?: (caisson.agent.v1.Notification.$Properties|null);
+
                 /** Event event. */
-                event?: ("exit"|"oomKill");
+                event?: ("exit"|"oomKill"|"notification");
 
                 /**
                  * Encodes the specified Event message. Does not implicitly {@link caisson.agent.v1.Event.verify|verify} messages.
@@ -807,8 +810,11 @@ export namespace caisson {
                     /** Event oomKill */
                     oomKill?: (caisson.agent.v1.OomKill.$Properties|null);
 
+                    /** Event notification */
+                    notification?: (caisson.agent.v1.Notification.$Properties|null);
+
                     /** Event event */
-                    event?: ("exit"|"oomKill");
+                    event?: ("exit"|"oomKill"|"notification");
 
                     /** Unknown fields preserved while decoding when enabled */
                     $unknowns?: Uint8Array[];
@@ -818,9 +824,10 @@ export namespace caisson {
                 type $Shape = {
                   exit?: caisson.agent.v1.ProcessExit.$Shape|null;
                   oomKill?: caisson.agent.v1.OomKill.$Shape|null;
+                  notification?: caisson.agent.v1.Notification.$Shape|null;
                   $unknowns?: Uint8Array[];
                 } & (
-                  ({ event?: undefined; exit?: null; oomKill?: null }|{ event?: "exit"; exit: caisson.agent.v1.ProcessExit.$Shape; oomKill?: null }|{ event?: "oomKill"; exit?: null; oomKill: caisson.agent.v1.OomKill.$Shape })
+                  ({ event?: undefined; exit?: null; oomKill?: null; notification?: null }|{ event?: "exit"; exit: caisson.agent.v1.ProcessExit.$Shape; oomKill?: null; notification?: null }|{ event?: "oomKill"; exit?: null; oomKill: caisson.agent.v1.OomKill.$Shape; notification?: null }|{ event?: "notification"; exit?: null; oomKill?: null; notification: caisson.agent.v1.Notification.$Shape })
                 );
             }
 
@@ -948,6 +955,69 @@ export namespace caisson {
 
                 /** Shape of an OomKill. */
                 type $Shape = caisson.agent.v1.OomKill.$Properties;
+            }
+
+            /**
+             * Properties of a Notification.
+             * @deprecated Use caisson.agent.v1.Notification.$Properties instead.
+             */
+            interface INotification extends caisson.agent.v1.Notification.$Properties {
+            }
+
+            /** Represents a Notification. */
+            class Notification {
+
+                /**
+                 * Constructs a new Notification.
+                 * @param [properties] Properties to set
+                 */
+                constructor(properties?: caisson.agent.v1.Notification.$Properties);
+
+                /** Unknown fields preserved while decoding when enabled */
+                $unknowns?: Uint8Array[];
+
+                /** Notification containerId. */
+                containerId: string;
+
+                /** Notification text. */
+                text: string;
+
+                /**
+                 * Encodes the specified Notification message. Does not implicitly {@link caisson.agent.v1.Notification.verify|verify} messages.
+                 * @param message Notification message or plain object to encode
+                 * @param [writer] Writer to encode to
+                 * @returns Writer
+                 */
+                static encode(message: caisson.agent.v1.Notification.$Properties, writer?: $protobuf.Writer): $protobuf.Writer;
+
+                /**
+                 * Decodes a Notification message from the specified reader or buffer.
+                 * @param reader Reader or buffer to decode from
+                 * @param [length] Message length if known beforehand
+                 * @returns {caisson.agent.v1.Notification & caisson.agent.v1.Notification.$Shape} Notification
+                 * @throws {Error} If the payload is not a reader or valid buffer
+                 * @throws {$protobuf.util.ProtocolError} If required fields are missing
+                 */
+                static decode(reader: ($protobuf.Reader|Uint8Array), length?: number): caisson.agent.v1.Notification & caisson.agent.v1.Notification.$Shape;
+            }
+
+            namespace Notification {
+
+                /** Properties of a Notification. */
+                interface $Properties {
+
+                    /** Notification containerId */
+                    containerId?: (string|null);
+
+                    /** Notification text */
+                    text?: (string|null);
+
+                    /** Unknown fields preserved while decoding when enabled */
+                    $unknowns?: Uint8Array[];
+                }
+
+                /** Shape of a Notification. */
+                type $Shape = caisson.agent.v1.Notification.$Properties;
             }
 
             /**
@@ -1086,6 +1156,9 @@ export namespace caisson {
                 /** CreateContainerRequest rootDisk. */
                 rootDisk: string;
 
+                /** CreateContainerRequest notify. */
+                notify: boolean;
+
                 /**
                  * Encodes the specified CreateContainerRequest message. Does not implicitly {@link caisson.agent.v1.CreateContainerRequest.verify|verify} messages.
                  * @param message CreateContainerRequest message or plain object to encode
@@ -1139,6 +1212,9 @@ export namespace caisson {
 
                     /** CreateContainerRequest rootDisk */
                     rootDisk?: (string|null);
+
+                    /** CreateContainerRequest notify */
+                    notify?: (boolean|null);
 
                     /** Unknown fields preserved while decoding when enabled */
                     $unknowns?: Uint8Array[];

@@ -1217,11 +1217,12 @@ export const caisson = $root.caisson = (() => {
 
                 Event.prototype.exit = null;
                 Event.prototype.oomKill = null;
+                Event.prototype.notification = null;
 
                 let $oneOfFields;
 
                 $Object.defineProperty(Event.prototype, "event", {
-                    get: $util.oneOfGetter($oneOfFields = ["exit", "oomKill"]),
+                    get: $util.oneOfGetter($oneOfFields = ["exit", "oomKill", "notification"]),
                     set: $util.oneOfSetter($oneOfFields)
                 });
 
@@ -1236,6 +1237,8 @@ export const caisson = $root.caisson = (() => {
                         $root.caisson.agent.v1.ProcessExit.encode(message.exit, writer.uint32(10).fork(), _depth + 1).ldelim();
                     if (message.oomKill != null && $Object.hasOwnProperty.call(message, "oomKill"))
                         $root.caisson.agent.v1.OomKill.encode(message.oomKill, writer.uint32(18).fork(), _depth + 1).ldelim();
+                    if (message.notification != null && $Object.hasOwnProperty.call(message, "notification"))
+                        $root.caisson.agent.v1.Notification.encode(message.notification, writer.uint32(26).fork(), _depth + 1).ldelim();
                     if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                         for (let i = 0; i < message.$unknowns.length; ++i)
                             writer.raw(message.$unknowns[i]);
@@ -1281,6 +1284,13 @@ export const caisson = $root.caisson = (() => {
                                     break;
                                 message.oomKill = $root.caisson.agent.v1.OomKill.decode(reader, reader.size(), $undefined, _depth + 1, message.oomKill);
                                 message.event = "oomKill";
+                                continue;
+                            }
+                        case 3: {
+                                if (wireType !== 2)
+                                    break;
+                                message.notification = $root.caisson.agent.v1.Notification.decode(reader, reader.size(), $undefined, _depth + 1, message.notification);
+                                message.event = "notification";
                                 continue;
                             }
                         }
@@ -1491,6 +1501,100 @@ export const caisson = $root.caisson = (() => {
                 return OomKill;
             })();
 
+            v1.Notification = (function() {
+
+                const Notification = function (properties) {
+                    if (properties)
+                        for (let keys = $Object.keys(properties), i = 0; i < keys.length; ++i)
+                            if (properties[keys[i]] != null && keys[i] !== "__proto__")
+                                this[keys[i]] = properties[keys[i]];
+                };
+
+                Notification.prototype.containerId = "";
+                Notification.prototype.text = "";
+
+                Notification.encode = function (message, writer, _depth) {
+                    if (!writer)
+                        writer = $Writer.create();
+                    if (_depth === $undefined)
+                        _depth = 0;
+                    if (_depth > $util.recursionLimit)
+                        throw $Error("max depth exceeded");
+                    if (message.containerId != null && $Object.hasOwnProperty.call(message, "containerId") && message.containerId !== "")
+                        writer.uint32(10).string(message.containerId);
+                    if (message.text != null && $Object.hasOwnProperty.call(message, "text") && message.text !== "")
+                        writer.uint32(18).string(message.text);
+                    if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
+                        for (let i = 0; i < message.$unknowns.length; ++i)
+                            writer.raw(message.$unknowns[i]);
+                    return writer;
+                };
+
+                Notification.decode = function (reader, length, _end, _depth, _target) {
+                    if (!(reader instanceof $Reader))
+                        reader = $Reader.create(reader);
+                    if (_depth === $undefined)
+                        _depth = 0;
+                    if (_depth > $Reader.recursionLimit)
+                        throw $Error("max depth exceeded");
+                    let end, message, value;
+                    if (length === $undefined)
+                        end = reader.len;
+                    else {
+                        end = reader.pos + length;
+                        if (end > reader.len)
+                            throw $RangeError("index out of range");
+                        length = reader.len;
+                        reader.len = end;
+                    }
+                    message = _target || new $root.caisson.agent.v1.Notification();
+                    while (reader.pos < end) {
+                        let start = reader.pos;
+                        let tag = reader.tag();
+                        if (tag === _end) {
+                            _end = $undefined;
+                            break;
+                        }
+                        let wireType = tag & 7;
+                        switch (tag >>>= 3) {
+                        case 1: {
+                                if (wireType !== 2)
+                                    break;
+                                if ((value = reader.stringVerify()).length)
+                                    message.containerId = value;
+                                else
+                                    delete message.containerId;
+                                continue;
+                            }
+                        case 2: {
+                                if (wireType !== 2)
+                                    break;
+                                if ((value = reader.stringVerify()).length)
+                                    message.text = value;
+                                else
+                                    delete message.text;
+                                continue;
+                            }
+                        }
+                        reader.skipType(wireType, _depth, tag);
+                        if (!reader.discardUnknown) {
+                            $util.makeProp(message, "$unknowns", false);
+                            (message.$unknowns || (message.$unknowns = [])).push(reader.raw(start, reader.pos));
+                        }
+                    }
+                    if (length !== $undefined) {
+                        if (reader.pos !== end)
+                            throw $RangeError("index out of range");
+                        reader.len = length;
+                    }
+                    if (_end !== $undefined)
+                        throw $Error("missing end group");
+                    return message;
+                };
+
+                return Notification;
+            })();
+
             v1.Stdio = (function() {
 
                 const Stdio = function (properties) {
@@ -1656,6 +1760,7 @@ export const caisson = $root.caisson = (() => {
                 CreateContainerRequest.prototype.allDevices = false;
                 CreateContainerRequest.prototype.volumes = $util.emptyArray;
                 CreateContainerRequest.prototype.rootDisk = "";
+                CreateContainerRequest.prototype.notify = false;
 
                 CreateContainerRequest.encode = function (message, writer, _depth) {
                     if (!writer)
@@ -1688,6 +1793,8 @@ export const caisson = $root.caisson = (() => {
                             writer.uint32(74).string(message.volumes[i]);
                     if (message.rootDisk != null && $Object.hasOwnProperty.call(message, "rootDisk") && message.rootDisk !== "")
                         writer.uint32(82).string(message.rootDisk);
+                    if (message.notify != null && $Object.hasOwnProperty.call(message, "notify") && message.notify !== false)
+                        writer.uint32(88).bool(message.notify);
                     if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                         for (let i = 0; i < message.$unknowns.length; ++i)
                             writer.raw(message.$unknowns[i]);
@@ -1802,6 +1909,15 @@ export const caisson = $root.caisson = (() => {
                                     message.rootDisk = value;
                                 else
                                     delete message.rootDisk;
+                                continue;
+                            }
+                        case 11: {
+                                if (wireType !== 0)
+                                    break;
+                                if (value = reader.bool())
+                                    message.notify = value;
+                                else
+                                    delete message.notify;
                                 continue;
                             }
                         }

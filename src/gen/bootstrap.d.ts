@@ -995,6 +995,120 @@ export namespace caisson {
                 /** Shape of a HoldResponse. */
                 type $Shape = caisson.shim.v1.HoldResponse.$Properties;
             }
+
+            /**
+             * Properties of a NotificationsRequest.
+             * @deprecated Use caisson.shim.v1.NotificationsRequest.$Properties instead.
+             */
+            interface INotificationsRequest extends caisson.shim.v1.NotificationsRequest.$Properties {
+            }
+
+            /** Represents a NotificationsRequest. */
+            class NotificationsRequest {
+
+                /**
+                 * Constructs a new NotificationsRequest.
+                 * @param [properties] Properties to set
+                 */
+                constructor(properties?: caisson.shim.v1.NotificationsRequest.$Properties);
+
+                /** Unknown fields preserved while decoding when enabled */
+                $unknowns?: Uint8Array[];
+
+                /** NotificationsRequest containerId. */
+                containerId: string;
+
+                /**
+                 * Encodes the specified NotificationsRequest message. Does not implicitly {@link caisson.shim.v1.NotificationsRequest.verify|verify} messages.
+                 * @param message NotificationsRequest message or plain object to encode
+                 * @param [writer] Writer to encode to
+                 * @returns Writer
+                 */
+                static encode(message: caisson.shim.v1.NotificationsRequest.$Properties, writer?: $protobuf.Writer): $protobuf.Writer;
+
+                /**
+                 * Decodes a NotificationsRequest message from the specified reader or buffer.
+                 * @param reader Reader or buffer to decode from
+                 * @param [length] Message length if known beforehand
+                 * @returns {caisson.shim.v1.NotificationsRequest & caisson.shim.v1.NotificationsRequest.$Shape} NotificationsRequest
+                 * @throws {Error} If the payload is not a reader or valid buffer
+                 * @throws {$protobuf.util.ProtocolError} If required fields are missing
+                 */
+                static decode(reader: ($protobuf.Reader|Uint8Array), length?: number): caisson.shim.v1.NotificationsRequest & caisson.shim.v1.NotificationsRequest.$Shape;
+            }
+
+            namespace NotificationsRequest {
+
+                /** Properties of a NotificationsRequest. */
+                interface $Properties {
+
+                    /** NotificationsRequest containerId */
+                    containerId?: (string|null);
+
+                    /** Unknown fields preserved while decoding when enabled */
+                    $unknowns?: Uint8Array[];
+                }
+
+                /** Shape of a NotificationsRequest. */
+                type $Shape = caisson.shim.v1.NotificationsRequest.$Properties;
+            }
+
+            /**
+             * Properties of a NotificationsResponse.
+             * @deprecated Use caisson.shim.v1.NotificationsResponse.$Properties instead.
+             */
+            interface INotificationsResponse extends caisson.shim.v1.NotificationsResponse.$Properties {
+            }
+
+            /** Represents a NotificationsResponse. */
+            class NotificationsResponse {
+
+                /**
+                 * Constructs a new NotificationsResponse.
+                 * @param [properties] Properties to set
+                 */
+                constructor(properties?: caisson.shim.v1.NotificationsResponse.$Properties);
+
+                /** Unknown fields preserved while decoding when enabled */
+                $unknowns?: Uint8Array[];
+
+                /** NotificationsResponse texts. */
+                texts: string[];
+
+                /**
+                 * Encodes the specified NotificationsResponse message. Does not implicitly {@link caisson.shim.v1.NotificationsResponse.verify|verify} messages.
+                 * @param message NotificationsResponse message or plain object to encode
+                 * @param [writer] Writer to encode to
+                 * @returns Writer
+                 */
+                static encode(message: caisson.shim.v1.NotificationsResponse.$Properties, writer?: $protobuf.Writer): $protobuf.Writer;
+
+                /**
+                 * Decodes a NotificationsResponse message from the specified reader or buffer.
+                 * @param reader Reader or buffer to decode from
+                 * @param [length] Message length if known beforehand
+                 * @returns {caisson.shim.v1.NotificationsResponse & caisson.shim.v1.NotificationsResponse.$Shape} NotificationsResponse
+                 * @throws {Error} If the payload is not a reader or valid buffer
+                 * @throws {$protobuf.util.ProtocolError} If required fields are missing
+                 */
+                static decode(reader: ($protobuf.Reader|Uint8Array), length?: number): caisson.shim.v1.NotificationsResponse & caisson.shim.v1.NotificationsResponse.$Shape;
+            }
+
+            namespace NotificationsResponse {
+
+                /** Properties of a NotificationsResponse. */
+                interface $Properties {
+
+                    /** NotificationsResponse texts */
+                    texts?: (string[]|null);
+
+                    /** Unknown fields preserved while decoding when enabled */
+                    $unknowns?: Uint8Array[];
+                }
+
+                /** Shape of a NotificationsResponse. */
+                type $Shape = caisson.shim.v1.NotificationsResponse.$Properties;
+            }
         }
     }
 }

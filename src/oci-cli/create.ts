@@ -115,15 +115,9 @@ function refuseWhatCannotCross({ environment }: Host, { preserveFds }: CreateOpt
   const refuse = (what: string) =>
     new RuntimeError("unimplemented", `${what}: open files of the host cannot be handed into a VM`);
   if (preserveFds > 0) throw refuse(`--preserve-fds ${preserveFds} is not supported`);
-  const { LISTEN_FDS: listenFds, NOTIFY_SOCKET: notifySocket } = environment;
+  const { LISTEN_FDS: listenFds } = environment;
   if (listenFds !== undefined && Number(listenFds) > 0)
     throw refuse("socket activation (LISTEN_FDS) is not supported");
-  if (notifySocket !== undefined && notifySocket !== "") {
-    throw new RuntimeError(
-      "unimplemented",
-      "sd_notify (NOTIFY_SOCKET) is not supported: unset it, or the readiness of the container would never be told",
-    );
-  }
 }
 
 /** Returns the daemon's address. */
@@ -171,7 +165,8 @@ function requestOf(host: Host, prepared: Prepared, address: string, standInPid?:
   const netnsPath = named || sandboxPaths(host.config.stateDirectory, namespace, sandboxId).netns;
   const standIn = standInPid === undefined ? undefined : { pid: standInPid, view: viewOf(bundle, netnsPath) };
   const process = { tag: "init", bundle: bundle.path, standIn } as const;
-  return { address, sandboxId, terminal, ioDirectory: paths.io, process };
+  const notifySocket = host.environment["NOTIFY_SOCKET"] || undefined;
+  return { address, sandboxId, terminal, ioDirectory: paths.io, notifySocket, process };
 }
 
 async function note(

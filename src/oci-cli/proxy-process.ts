@@ -17,6 +17,7 @@ import { SignalRelay } from "../client/signal-relay.ts";
 import { TaskClient } from "../client/task-client.ts";
 import { Handshake } from "../shim/handshake.ts";
 import type { Host } from "./host.ts";
+import { relayNotifications } from "./notify.ts";
 import { noteOomKill } from "./oom-file.ts";
 import { StandIn, type View } from "./stand-in.ts";
 import { endLike, ProcessProxy, type TerminalKind } from "./proxy.ts";
@@ -29,6 +30,8 @@ export interface ProxyRequest {
   readonly sandboxId: string;
   readonly terminal: TerminalKind;
   readonly ioDirectory: string;
+  /** Socket of the service manager that wants to know what the container says of itself; undefined: nobody. */
+  readonly notifySocket?: string | undefined;
   readonly process:
     | {
         readonly tag: "init";
@@ -154,7 +157,8 @@ export async function openProxy(client: TaskClient, request: ProxyRequest): Prom
   const register: Parameters<typeof ProcessProxy.open>[0]["register"] = async (stdio) => {
     if (wanted.tag === "init") {
       const never = new AbortController().signal;
-      await client.create({ bundle: wanted.bundle, rootfs: [], stdio }, { signal: never });
+      const notify = request.notifySocket !== undefined;
+      await client.create({ bundle: wanted.bundle, rootfs: [], stdio, notify }, { signal: never });
       return;
     }
     await client.exec(execId, wanted.spec, stdio);
@@ -168,7 +172,10 @@ export async function openProxy(client: TaskClient, request: ProxyRequest): Prom
     }
   };
   const standInPid = wanted.tag === "init" ? (wanted.standIn?.pid ?? 0) : 0;
-  return await ProcessProxy.open({ client, execId, standInPid, ioDirectory, terminal, register });
+  const proxy = await ProcessProxy.open({ client, execId, standInPid, ioDirectory, terminal, register });
+  if (request.notifySocket !== undefined)
+    void relayNotifications(client, request.notifySocket, standInPid === 0 ? process.pid : standInPid);
+  return proxy;
 }
 
 /** Nobody asks for an exec that has ended: neither the daemon nor the note need keep it. */

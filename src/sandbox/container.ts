@@ -1,3 +1,4 @@
+import { Notifications } from "./notifications.ts";
 import type { Agent } from "../agent-client/agent.ts";
 import type { ContainerHooks } from "./hooks.ts";
 import type { OpenGuestStream } from "./io.ts";
@@ -68,6 +69,8 @@ export class GuestContainer implements Container {
   #initExit: Promise<void> | undefined;
   #lastStats: ContainerStats | undefined;
   #isReleased = false;
+
+  readonly notifications = new Notifications();
 
   constructor(options: ContainerOptions) {
     this.id = options.id;

@@ -1,3 +1,4 @@
+import type { Notifications } from "./notifications.ts";
 import type { Readable, Writable } from "node:stream";
 import type { FileTransfer } from "../agent-client/agent-types.ts";
 
@@ -52,6 +53,8 @@ export interface CreateContainerRequest {
    * for the container that boots the VM.
    */
   readonly rootImage?: string;
+  /** The container gets a socket for sd_notify(3). */
+  readonly notify?: boolean;
   /** Its init is a program of ours that only waits for its end, whatever `process.args` says. */
   readonly isIdle?: boolean;
 }
@@ -170,6 +173,8 @@ export interface Container {
   readonly bundle: string;
   readonly rootfs: readonly Mount[];
   readonly init: Process;
+  /** What it has said at its notify socket. */
+  readonly notifications: Notifications;
   /** Init or exec; @throws not_found */
   process(execId: string): Process;
   /** Starts init (`""`) or an exec. The start event has been emitted when it resolves. */

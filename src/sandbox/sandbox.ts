@@ -247,6 +247,7 @@ class VmSandbox implements Sandbox {
             disks: guestDisks(plan.blockDevices, vm.volumes, containerId),
             stdio: { ...declareStdio(request), ...consoleSizeOf(spec.process?.consoleSize) },
             noPivotRoot: request.noPivotRoot,
+            notify: request.notify ?? false,
           },
           signal,
         ),
@@ -338,6 +339,7 @@ class VmSandbox implements Sandbox {
       events: {
         onExit: ({ containerId, execId, exitCode }) => this.#onGuestExit(containerId, execId, exitCode),
         onOomKill: (containerId) => this.#onOomKill(containerId),
+        onNotification: (containerId, text) => this.#containers.get(containerId)?.notifications.push(text),
       },
     });
     this.#pid = vm.vm.identity.pid;

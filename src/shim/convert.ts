@@ -48,6 +48,7 @@ export function toCreateRequest(
     rootfs: (request.rootfs ?? []).map(toMount),
     stdio: toStdio(request),
     noPivotRoot: options.noPivotRoot,
+    notify: options.notify,
   };
 }
 

@@ -15,11 +15,14 @@ export type Options =
   | { readonly tag: "runc"; readonly noPivotRoot: boolean; readonly shimCgroup: string }
   /** Of runtimes without a type of their own: settings for this sandbox. */
   | { readonly tag: "settings"; readonly sources: readonly ConfigSource[] }
+  /** Of our own OCI command line: the container gets a notify socket. Has no content. */
+  | { readonly tag: "notify" }
   | { readonly tag: "unknown"; readonly type: string };
 
 /** What the options of a Create mean for its container. */
 export interface TaskOptions {
   readonly noPivotRoot: boolean;
+  readonly notify: boolean;
 }
 
 const maxBodyBytes = 1024 * 1024;
@@ -40,6 +43,8 @@ export function readOptions({ typeUrl, value }: RawOptions): Options {
       }
       case "runtimeoptions.v1.Options":
         return { tag: "settings", sources: settingsOf(runtimeoptions.v1.Options.decode(value)) };
+      case "caisson.shim.v1.Notify":
+        return { tag: "notify" };
       default:
         return { tag: "unknown", type };
     }
@@ -75,13 +80,15 @@ export function readTaskOptions(
   ofSandbox: RawOptions | undefined,
   log: Log,
 ): TaskOptions {
-  const none: TaskOptions = { noPivotRoot: false };
+  const none: TaskOptions = { noPivotRoot: false, notify: false };
   if (any === null || any === undefined || !any.type_url) return none;
   const raw: RawOptions = { typeUrl: any.type_url, value: any.value ?? new Uint8Array() };
   const options = readOptions(raw);
   switch (options.tag) {
     case "runc":
-      return { noPivotRoot: options.noPivotRoot };
+      return { ...none, noPivotRoot: options.noPivotRoot };
+    case "notify":
+      return { ...none, notify: true };
     case "settings":
       if (options.sources.length > 0 && !isSame(raw, ofSandbox)) {
         log.warn("settings in the options of this container are ignored: its sandbox has others already");

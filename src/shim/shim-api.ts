@@ -9,5 +9,6 @@ export const shimServiceName = "caisson.shim.v1.Shim";
 export const shimMethods = {
   attach: method("Attach", v1.AttachRequest, v1.AttachResponse),
   remove: method("Remove", v1.RemoveRequest, v1.RemoveResponse),
+  notifications: method("Notifications", v1.NotificationsRequest, v1.NotificationsResponse, { waits: true }),
   hold: method("Hold", v1.HoldRequest, v1.HoldResponse, { waits: true }),
 };

@@ -1,4 +1,4 @@
-import { ignoreCode } from "../base/errors.ts";
+import { ignoreCode, RuntimeError } from "../base/errors.ts";
 import { checkId } from "../base/ids.ts";
 import { abortable } from "../base/scope.ts";
 import type { Sandbox } from "../sandbox/model.ts";
@@ -28,6 +28,15 @@ export function shimService(
 
     async remove(request) {
       return { remaining: await life.remove(checkId("container id", request.containerId)) };
+    },
+
+    async notifications({ containerId }, { signal }) {
+      const container = sandbox.container(checkId("container id", containerId));
+      const over = new AbortController();
+      const end = (reason: unknown) => over.abort(reason);
+      void container.init.wait().then(() => end(new RuntimeError("unavailable", "The container has ended")));
+      signal.addEventListener("abort", () => end(signal.reason), { once: true });
+      return { texts: await container.notifications.take(over.signal) };
     },
 
     async hold({ containerId, execId, standInPid }, { signal }) {

@@ -39,6 +39,7 @@ const calls: Record<string, (agent: Agent) => Promise<unknown>> = {
       disks: [],
       allDevices: false,
       volumes: [],
+      notify: false,
     }),
   CreateExec: (agent) => agent.createExec({ ...address, ociProcessJson: Buffer.from("{}"), stdio }),
   StartProcess: (agent) => agent.startProcess(address),
@@ -153,6 +154,7 @@ test("whatever the agent sends as events, ids are texts and exit codes are bytes
       const ended = agent.subscribe({
         onExit: (exit) => exits.push(exit),
         onOomKill: (containerId) => expect(containerId).toBeTypeOf("string"),
+        onNotification: () => {},
       });
 
       for (const data of events) await fake.emit(data);

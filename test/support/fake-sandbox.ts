@@ -1,3 +1,4 @@
+import { Notifications } from "../../src/sandbox/notifications.ts";
 /**
  * The model without a VM: containers whose processes do what their arguments say, so that everything above the model
  * can be tried on any machine. Arguments of the OCI process (container and exec alike):
@@ -117,6 +118,7 @@ export class FakeSandbox implements Sandbox {
 }
 
 class FakeContainer implements Container {
+  readonly notifications = new Notifications();
   readonly id: string;
   readonly bundle: string;
   readonly rootfs: readonly Mount[];

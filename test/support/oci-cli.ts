@@ -25,7 +25,11 @@ export interface OciCli extends AsyncDisposable {
   ok(args: readonly string[], options?: RunOptions): Promise<RunResult>;
   start(args: readonly string[]): Running;
   /** `args` run by sh with stdin, stdout and stderr on /dev/null and the file of that name: what detaches keeps them. */
-  detached(args: readonly string[], outputPath: string): Promise<RunResult>;
+  detached(
+    args: readonly string[],
+    outputPath: string,
+    extraEnv?: Readonly<Record<string, string>>,
+  ): Promise<RunResult>;
   state(id: string): Promise<{ readonly status: string; readonly pid: number }>;
   leakScope(): LeakScope;
   removeAll(): Promise<void>;
@@ -61,11 +65,11 @@ export async function createOciCli(): Promise<OciCli> {
     run: (args, options) => run([...argv, ...args], { ...options, env: { ...env, ...options?.env } }),
     ok: (args, options) => runOk([...argv, ...args], { ...options, env: { ...env, ...options?.env } }),
     start: (args) => start([...argv, ...args], { env }),
-    detached: (args, outputPath) =>
+    detached: (args, outputPath, extraEnv) =>
       run(
         ["sh", "-c", 'out=$1; shift; exec "$@" </dev/null >"$out" 2>&1', "sh", outputPath, ...argv, ...args],
         {
-          env,
+          env: { ...env, ...extraEnv },
         },
       ),
     state: async (id) => JSON.parse((await cli.ok(["state", id])).stdout) as { status: string; pid: number },

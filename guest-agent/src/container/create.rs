@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, RwLock};
 
-use super::{Container, Created, Inner};
+use super::{Container, Created, Held, Inner};
 use crate::bundle::{Additions, Bundle};
 use crate::cgroup::Cgroup;
 use crate::console::{ConsoleSocket, Size};
@@ -22,7 +22,6 @@ use crate::reaper::{ExitStatus, Reaper};
 use crate::root_image::RootImage;
 use crate::sandbox::lock;
 use crate::stdio::{ChildEnds, Endpoints};
-use crate::volumes::HeldVolumes;
 
 /// Time that a killed init has to be reported, its execs included.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
@@ -32,7 +31,7 @@ impl Container {
     pub async fn create(
         request: CreateContainerRequest,
         additions: &Additions,
-        volumes: HeldVolumes,
+        held: Held,
         reaper: Reaper,
         events: Events,
     ) -> Result<Created> {
@@ -77,7 +76,7 @@ impl Container {
             oom_kills: cgroup.oom_kills(),
             oom_watch: None,
             _bundle: bundle,
-            _volumes: volumes,
+            _held: held,
             _root: root,
         };
         let container = Arc::new(Self {

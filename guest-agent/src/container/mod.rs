@@ -17,6 +17,7 @@ use crate::cgroup::Cgroup;
 use crate::console::Size;
 use crate::error::{Error, Result};
 use crate::events::Events;
+use crate::notify::NotifySocket;
 use crate::process::{Process, Program, State, name};
 use crate::proto::{CreateExecRequest, CreateFileTransferRequest, Stdio};
 use crate::reaper::Reaper;
@@ -41,6 +42,9 @@ pub struct Container {
     inner: Mutex<Inner>,
 }
 
+/// What goes with the container.
+type Held = (HeldVolumes, Option<NotifySocket>);
+
 struct Inner {
     init: Process,
     execs: BTreeMap<String, Process>,
@@ -49,7 +53,7 @@ struct Inner {
     oom_watch: Option<AbortHandle>,
     /// Held for their removal with the container.
     _bundle: Bundle,
-    _volumes: HeldVolumes,
+    _held: Held,
     _root: Option<RootImage>,
 }
 

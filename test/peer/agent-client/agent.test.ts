@@ -148,6 +148,7 @@ test("a call that is not answered ends with deadline_exceeded, a late answer is 
     disks: [],
     allDevices: false,
     volumes: [],
+    notify: false,
   };
 
   await expect(pair.agent.createContainer(request)).rejects.toMatchObject({
@@ -262,6 +263,7 @@ function record() {
     oomKills,
     onExit: (exit: GuestExit) => void exits.push(exit),
     onOomKill: (containerId: string) => void oomKills.push(containerId),
+    onNotification: () => {},
   };
 }
 

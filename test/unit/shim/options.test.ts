@@ -71,9 +71,12 @@ test("readTaskOptions() takes runc's, and says what it ignores", () => {
   const given = settings({ configPath: "/a.toml" });
   const any = ({ typeUrl, value }: { typeUrl: string; value: Uint8Array }) => ({ type_url: typeUrl, value });
 
-  expect(readTaskOptions(any(runc({ noPivotRoot: true })), undefined, log)).toEqual({ noPivotRoot: true });
+  expect(readTaskOptions(any(runc({ noPivotRoot: true })), undefined, log)).toEqual({
+    noPivotRoot: true,
+    notify: false,
+  });
   for (const none of [null, undefined, {}, { type_url: "" }]) {
-    expect(readTaskOptions(none, undefined, log)).toEqual({ noPivotRoot: false });
+    expect(readTaskOptions(none, undefined, log)).toEqual({ noPivotRoot: false, notify: false });
   }
   readTaskOptions(any(given), given, log);
   expect(lines).toEqual([]);
