@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn namespaces_and_devices_are_added_with_their_rules() {
         let additions = || Additions {
-            notify: Some("/run/n".into()),
+            notify: None,
             namespaces: vec![("ipc".into(), "/proc/1/fd/9".into())],
             devices: vec![Device {
                 path: "/dev/data".into(),
