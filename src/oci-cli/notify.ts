@@ -50,5 +50,5 @@ export function hostNotification(text: string, mainPid: number): string {
 }
 
 function hasControl(line: string): boolean {
-  return [...line].some((character) => character < " " || character === "\u007f");
+  return /\p{Cc}/u.test(line);
 }
