@@ -7,7 +7,8 @@ use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use napi_derive::napi;
 use nix::errno::Errno;
 use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, UnixAddr, accept4, recvmsg, sendmsg, sendto,
+    ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, UnixAddr, accept4, recvmsg, sendmsg,
+    sendto,
 };
 
 use crate::error::{Result, failed};
@@ -84,7 +85,13 @@ pub fn send_datagram(path: String, data: String) -> Result<()> {
     .map_err(cannot)?;
     let socket = UnixDatagram::unbound()
         .map_err(|error| cannot(error.raw_os_error().map_or(Errno::EINVAL, Errno::from_raw)))?;
-    sendto(socket.as_raw_fd(), data.as_bytes(), &address, MsgFlags::MSG_NOSIGNAL).map_err(cannot)?;
+    sendto(
+        socket.as_raw_fd(),
+        data.as_bytes(),
+        &address,
+        MsgFlags::MSG_NOSIGNAL,
+    )
+    .map_err(cannot)?;
     Ok(())
 }
 
