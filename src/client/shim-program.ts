@@ -37,7 +37,9 @@ export async function readRuntimeInfo(
   });
   // Needed by few.
   const bootstrap = await import("../gen/bootstrap.js");
-  const { name, annotations } = bootstrap.containerd.types.RuntimeInfo.decode(output);
+  const { name, annotations } = decodeAnswer(output, "-info", (bytes) =>
+    bootstrap.containerd.types.RuntimeInfo.decode(bytes),
+  );
   return { name, annotations };
 }
 
@@ -65,7 +67,20 @@ export async function startShim(shim: ShimProgram, options: { signal: AbortSigna
 export async function deleteShim(shim: ShimProgram): Promise<number> {
   const output = await runShim(shim, "delete", { timeoutMs: deleteTimeoutMs });
   if (output.length === 0) return 137;
-  return containerd.task.v2.DeleteResponse.decode(output).exitStatus & 0xff;
+  const response = decodeAnswer(output, "delete", (bytes) => containerd.task.v2.DeleteResponse.decode(bytes));
+  return response.exitStatus & 0xff;
+}
+
+/** @throws internal  the answer is no message of the kind expected; the error shows what it is */
+function decodeAnswer<T>(output: Uint8Array, action: string, decode: (bytes: Uint8Array) => T): T {
+  try {
+    return decode(output);
+  } catch (cause) {
+    const text = JSON.stringify(Buffer.from(output).toString("latin1").slice(0, 200));
+    throw new RuntimeError("internal", `Cannot understand what the shim's ${action} printed: ${text}`, {
+      cause,
+    });
+  }
 }
 
 async function runShim(
