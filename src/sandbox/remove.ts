@@ -84,7 +84,10 @@ async function removeFilesIn(directory: string): Promise<void> {
 }
 
 async function removeStateDirectory(directory: string): Promise<void> {
-  for (const name of [journalName, "timeline.json"]) await removeFile(join(directory, name));
+  const names = (await readdir(directory).catch(ignore("ENOENT"))) ?? [];
+  // One that was being written when its writer died has another name behind its own.
+  const timelines = names.filter((name) => name.startsWith("timeline.json"));
+  for (const name of [...timelines, journalName]) await removeFile(join(directory, name));
   await removeDirectory(directory);
   // The namespace's directory goes with its last sandbox.
   await removeDirectory(dirname(directory)).catch(ignore("ENOTEMPTY", "EEXIST", "EBUSY"));

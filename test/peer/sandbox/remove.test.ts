@@ -51,6 +51,8 @@ async function leaveSandbox(dir: TempDir) {
   mkdirSync(paths.vm);
   for (const name of ["vsock", "vsock_1026", "pid"]) writeFileSync(`${paths.vm}/${name}`, "");
   writeFileSync(paths.timeline, "[]");
+  // Another that it was writing when it was killed.
+  writeFileSync(`${paths.timeline}.0a1b2c3d`, "");
   return { host, standIn };
 }
 
