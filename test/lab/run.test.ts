@@ -2,7 +2,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { bootLab, labImage, type Lab, type LabResult } from "../support/lab.ts";
 
 /** Emulation of emulation on a machine that may be busy: deadlines are for what hangs, not for what is slow. */
-const patience = "boot_timeout_ms = 600000\nagent_call_timeout_ms = 600000\n";
+const patience = "boot_timeout_ms = 150000\nagent_call_timeout_ms = 150000\n";
 const cloudHypervisor = process.env["CAISSON_CLOUD_HYPERVISOR"] ?? "";
 
 /** State, user ids, and processes of sandboxes that have ended. */

@@ -93,7 +93,7 @@ export async function bootLab(options: LabOptions): Promise<Lab> {
   return {
     consoleTail,
     ended: qemu.exited,
-    run: (script, { timeoutMs = 600_000 } = {}) => {
+    run: (script, { timeoutMs = 180_000 } = {}) => {
       if (commands === undefined) throw new Error("A lab with a shell takes no commands");
       return commands.run(script, timeoutMs, qemu);
     },
@@ -116,7 +116,8 @@ function planLab({ image, isInteractive = false }: LabOptions, tscKhz: number | 
     `-chardev socket,id=${tag},path=${tag}.sock -device vhost-user-fs-pci,chardev=${tag},tag=${tag}`;
   const machine = [
     "-machine q35,memory-backend=mem -nodefaults -no-user-config -display none -no-reboot",
-    `-accel tcg,thread=multi -cpu max,+svm -smp 2 -m ${memoryMiB}`,
+    // One processor: with two that run at once nested guests hang now and then.
+    `-accel tcg -cpu max,+svm -smp 1 -m ${memoryMiB}`,
     `-object memory-backend-memfd,id=mem,size=${memoryMiB}M,share=on`,
     "-object rng-builtin,id=rng -device virtio-rng-pci,rng=rng",
     share("tree"),
