@@ -106,7 +106,7 @@ pub fn vsock_name(fd: i32) -> Result<VsockAddress> {
 
 /// A unix socket without a peer, in whose place `replaceFd` puts another socket.
 #[napi]
-pub fn open_placeholder() -> Result<i32> {
+pub fn open_unconnected() -> Result<i32> {
     let (kept, _closed) = socketpair(AddressFamily::Unix, SockType::Stream, None, FLAGS)
         .map_err(|errno| failed("socketpair", errno))?;
     Ok(kept.into_raw_fd())

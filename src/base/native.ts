@@ -71,7 +71,7 @@ export interface Native {
   /** The own end of a socket. */
   vsockName(fd: number): VsockAddress;
   /** A unix socket without a peer, in whose place `replaceFd` puts another. */
-  openPlaceholder(): number;
+  openUnconnected(): number;
   /** Puts `source` in the place of `target` and closes `source`'s own number. */
   replaceFd(target: number, source: number): void;
   /** Opens the kernel's vhost-vsock with `cid` for its guest; EADDRINUSE when another guest has it. The caller's. */

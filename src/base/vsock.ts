@@ -1,6 +1,6 @@
 /**
  * AF_VSOCK as Node streams. Libuv reads and writes any stream socket, but makes handles only for those whose family it knows:
- * a socket starts with a unix socket as placeholder, and the vsock descriptor is put in its place before libuv has looked
+ * a socket starts with a unix socket without a peer, and the vsock descriptor is put in its place before libuv has looked
  * at it. So reading, writing, back-pressure and half-close are those of `net.Socket`. Connecting and accepting wait on one
  * thread of the addon.
  */
@@ -43,13 +43,13 @@ export class VsockSocket extends Socket {
   /** Takes over the connected descriptor `fd`. */
   private constructor(fd: number, peer: VsockAddress, allowHalfOpen: boolean) {
     const native = loadNative();
-    const placeholder = native.openPlaceholder();
+    const unconnected = native.openUnconnected();
     // The type does not know `manualStart`: nothing is read, so libuv does not look.
-    const options = { fd: placeholder, allowHalfOpen, manualStart: true, readable: true, writable: true };
+    const options = { fd: unconnected, allowHalfOpen, manualStart: true, readable: true, writable: true };
     super(options);
     this.cid = peer.cid;
     this.port = peer.port;
-    native.replaceFd(placeholder, fd);
+    native.replaceFd(unconnected, fd);
     // As after a connect: data is taken in up to the high-water mark. HTTP/2 relies on it.
     this.read(0);
   }

@@ -11,8 +11,8 @@ export interface SandboxPlan {
   readonly process: ProcessSpec;
 }
 
-/** Replaced by the idle program; a configuration needs something to run. */
-const placeholder = ["idle"];
+/** A configuration needs something to run; the guest runs the idle program in its stead. */
+const idleArgs = ["idle"];
 const hostname = "sandbox";
 const defaultTerminal = { columns: 80, rows: 24 };
 
@@ -26,7 +26,7 @@ export async function planSandbox(
   const spec = buildSpec({
     containerId: sandboxId,
     image: image.config,
-    args: placeholder,
+    args: idleArgs,
     env: toEntries(options.env),
     volumes: (options.mounts ?? []).map(({ source, target, readOnly = false }) => ({
       source,

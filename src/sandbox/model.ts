@@ -10,7 +10,11 @@ import type { FileTransfer } from "../agent-client/agent-types.ts";
  */
 import type { Duplex } from "node:stream";
 
+import type { Log } from "../base/log.ts";
+import type { Config } from "../config/config.ts";
+import type { Hypervisor } from "../hypervisor/hypervisor.ts";
 import type { Spec, SpecMount } from "../oci/spec.ts";
+import type { SandboxObserver } from "./observer.ts";
 
 /** An OCI or containerd mount: where the root file system comes from. */
 export interface Mount {
@@ -279,4 +283,15 @@ export interface Sandbox {
   connect(guestPort: number, options: { signal: AbortSignal }): Promise<Duplex>;
   /** Powers the VM off and releases everything on the host, in order. Safe to call twice. */
   close(): Promise<void>;
+}
+
+export interface SandboxOptions {
+  readonly namespace: string;
+  readonly sandboxId: string;
+  readonly config: Config;
+  readonly hypervisor: Hypervisor;
+  readonly log: Log;
+  /** Told of every event in its order, synchronously. */
+  readonly emit: (event: SandboxEvent) => void;
+  readonly observer?: SandboxObserver;
 }

@@ -4,20 +4,17 @@ import { checkId } from "../base/ids.ts";
 import type { Log } from "../base/log.ts";
 import { timed } from "../base/metrics.ts";
 import { scope } from "../base/scope.ts";
-import { settleAll } from "../base/settle.ts";
 import { configFor } from "../config/annotations.ts";
 import type { Config } from "../config/config.ts";
-import type { Hypervisor } from "../hypervisor/hypervisor.ts";
 import { loadSpec, type SpecMount } from "../oci/spec.ts";
-import { consoleSizeOf } from "./console-size.ts";
 import { GuestContainer } from "./container.ts";
-import { guestDisks } from "./block-volumes.ts";
-import { addContainerFiles, removeContainerFiles } from "./container-files.ts";
+import { removeContainerFiles } from "./container-files.ts";
 import { planContainer } from "./container-plan.ts";
 import { checkFits, type FirstContainer, needsShare } from "./first-container.ts";
 import { createHostState, type HostState } from "./host-state.ts";
-import { ContainerHooks } from "./hooks.ts";
-import { ProcessIo } from "./io.ts";
+import type { ContainerHooks } from "./hooks.ts";
+import type { ProcessIo } from "./io.ts";
+import { forgetInGuest, makeInGuest } from "./make-in-guest.ts";
 import type {
   BootedSandbox,
   BootRequest,
@@ -26,13 +23,12 @@ import type {
   ExitStatus,
   Sandbox,
   SandboxEvent,
+  SandboxOptions,
 } from "./model.ts";
-import type { SandboxObserver } from "./observer.ts";
 import { OomKills } from "./oom-kills.ts";
 import { GuestProcess } from "./process.ts";
 import { removeSandbox } from "./remove.ts";
 import { SharedMemory } from "./shared-memory.ts";
-import { declareStdio } from "./stdio-ends.ts";
 import { Timeline } from "./timeline.ts";
 import { endVm } from "./end-vm.ts";
 import { bootSandboxVm, type SandboxVm } from "./vm.ts";
@@ -40,19 +36,6 @@ import { bootSandboxVm, type SandboxVm } from "./vm.ts";
 /** A process that ended because somebody asked for its SIGKILL, and because its VM died under it. */
 const killedExitCode = 137;
 const lostExitCode = 255;
-/** A delete must end when the guest hangs, too; what it keeps in there goes with the VM. */
-const forgetTimeoutMs = 4_000;
-
-export interface SandboxOptions {
-  readonly namespace: string;
-  readonly sandboxId: string;
-  readonly config: Config;
-  readonly hypervisor: Hypervisor;
-  readonly log: Log;
-  /** Told of every event in its order, synchronously. */
-  readonly emit: (event: SandboxEvent) => void;
-  readonly observer?: SandboxObserver;
-}
 
 /** A sandbox without a VM yet; its first container boots one. @throws invalid_argument for a bad id or namespace */
 export function createSandbox(options: SandboxOptions): Sandbox {
@@ -214,48 +197,22 @@ class VmSandbox implements Sandbox {
     const isBooted = this.#booted !== undefined;
     checkFits(containerId, plan, { isBooted, isWithoutShare: this.#isWithoutShare });
     const host = await this.#ensureHost();
-    const containerLog = this.#options.log.child({ container: containerId });
-    let io: ProcessIo | undefined;
+    const log = this.#options.log.child({ container: containerId });
     try {
-      // What has failed is not waited for with the reader of a FIFO, which may never come.
-      const failure = new AbortController();
-      const orFail = <T>(work: Promise<T>) => {
-        work.catch((error: unknown) => failure.abort(error));
-        return work;
-      };
-      const ioSignal = AbortSignal.any([signal, failure.signal]);
-      const [booted, shared, opened] = await settleAll([
-        orFail(this.#ensureBooted({ spec, ...plan, isWithoutShare: !needsShare(plan) }, config, signal)),
-        orFail(
-          this.#timeline.measure("mounts", () =>
-            addContainerFiles(request, { spec, binds: plan.binds }, host),
-          ),
-        ),
-        ProcessIo.open({ stdio }, containerLog, ioSignal, this.#options.observer).then((value) => {
-          io = value;
-          return value;
-        }),
-      ]);
-      const { vm } = booted;
-      const hooks = new ContainerHooks(request, spec, { pid: vm.vm.identity.pid, netnsPath: vm.netnsPath });
-      await hooks.beforeCreate(signal);
-      await this.#timeline.measure("container create", () =>
-        vm.agent.createContainer(
-          {
-            containerId,
-            ...plan.guest(shared),
-            disks: guestDisks(plan.blockDevices, vm.volumes, containerId),
-            stdio: { ...declareStdio(request), ...consoleSizeOf(spec.process?.consoleSize) },
-            noPivotRoot: request.noPivotRoot,
-            notify: request.notify ?? false,
-          },
-          signal,
-        ),
+      const made = await makeInGuest(
+        { request, spec, plan },
+        {
+          host,
+          boot: () =>
+            this.#ensureBooted({ spec, ...plan, isWithoutShare: !needsShare(plan) }, config, signal),
+          timeline: this.#timeline,
+          log,
+          observer: this.#options.observer,
+        },
+        signal,
       );
-      await this.#timeline.measure("streams", () => opened.connect(vm.openStream(containerId, ""), signal));
-      return this.#assemble(request, booted, { io: opened, hooks, log: containerLog });
+      return this.#assemble(request, { vm: made.vm, host }, { ...made, log });
     } catch (error) {
-      io?.close();
       await this.#undoCreate(request, host);
       throw this.#lostReason !== undefined && this.#containers.size === 0 ? this.#lostError(error) : error;
     }
@@ -265,7 +222,8 @@ class VmSandbox implements Sandbox {
   async #undoCreate(request: CreateContainerRequest, host: HostState): Promise<void> {
     const booted = await this.#booted?.catch(() => undefined);
     const isShared = this.#containers.size > 0 || this.#hold !== "none";
-    if (booted !== undefined && isShared) await this.#forgetInGuest(booted, request.containerId);
+    if (booted !== undefined && isShared)
+      await forgetInGuest(booted.vm.agent, request.containerId, this.#options.log);
     await removeContainerFiles(request, host.shared).catch((error: unknown) => {
       this.#options.log.warn({ error: describe(error) }, "cannot remove the files of a failed container");
     });
@@ -386,7 +344,7 @@ class VmSandbox implements Sandbox {
       await this.close();
     } else {
       if (this.#lostReason === undefined && this.#hold !== "over")
-        await this.#forgetInGuest(booted, containerId);
+        await forgetInGuest(booted.vm.agent, containerId, this.#options.log);
       await removeContainerFiles(request, booted.host.shared);
     }
     this.#containers.delete(containerId);
@@ -396,13 +354,6 @@ class VmSandbox implements Sandbox {
     const timeoutMs = this.#options.config.agentCallTimeoutMs;
     using limit = scope(undefined, timeoutMs, `the network of sandbox "${this.id}"`);
     await vm.joinLateNetwork(limit.signal);
-  }
-
-  async #forgetInGuest({ vm }: Booted, containerId: string): Promise<void> {
-    using limit = scope(undefined, forgetTimeoutMs, "the delete of a container in the guest");
-    await vm.agent.deleteProcess({ containerId, execId: "" }, limit.signal).catch((error: unknown) => {
-      this.#options.log.debug({ error: describe(error) }, "delete of a container in the guest");
-    });
   }
 
   async #close(): Promise<void> {

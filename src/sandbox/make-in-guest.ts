@@ -1,0 +1,102 @@
+import type { Agent } from "../agent-client/agent.ts";
+import { describe } from "../base/errors.ts";
+import type { Log } from "../base/log.ts";
+import { scope } from "../base/scope.ts";
+import { settleAll } from "../base/settle.ts";
+import type { Spec } from "../oci/spec.ts";
+import { guestDisks } from "./block-volumes.ts";
+import { consoleSizeOf } from "./console-size.ts";
+import { addContainerFiles } from "./container-files.ts";
+import type { ContainerPlan } from "./container-plan.ts";
+import { ContainerHooks } from "./hooks.ts";
+import type { HostState } from "./host-state.ts";
+import { ProcessIo } from "./io.ts";
+import type { CreateContainerRequest } from "./model.ts";
+import type { SandboxObserver } from "./observer.ts";
+import { declareStdio } from "./stdio-ends.ts";
+import type { Timeline } from "./timeline.ts";
+import type { SandboxVm } from "./vm.ts";
+
+/** A delete must end when the guest hangs, too; what it keeps in there goes with the VM. */
+const forgetTimeoutMs = 4_000;
+
+export interface Making {
+  readonly request: CreateContainerRequest;
+  readonly spec: Spec;
+  readonly plan: ContainerPlan;
+}
+
+/** What a sandbox has for the container that is made in it. */
+export interface MakingParts {
+  readonly host: HostState;
+  /** Boots the VM unless it runs. */
+  readonly boot: () => Promise<{ readonly vm: SandboxVm }>;
+  readonly timeline: Timeline;
+  readonly log: Log;
+  readonly observer: SandboxObserver | undefined;
+}
+
+export interface MadeInGuest {
+  readonly vm: SandboxVm;
+  /** Open and connected; the caller owns it. */
+  readonly io: ProcessIo;
+  readonly hooks: ContainerHooks;
+}
+
+/**
+ * Makes a container in the guest while its files are put up, its streams are opened and its VM boots. When it fails the
+ * streams are closed; files, VM and what the guest has of it are the caller's to remove.
+ */
+export async function makeInGuest(
+  { request, spec, plan }: Making,
+  { host, boot, timeline, log, observer }: MakingParts,
+  signal: AbortSignal,
+): Promise<MadeInGuest> {
+  const { containerId, stdio } = request;
+  let io: ProcessIo | undefined;
+  try {
+    // What has failed is not waited for with the reader of a FIFO, which may never come.
+    const failure = new AbortController();
+    const orFail = <T>(work: Promise<T>) => {
+      work.catch((error: unknown) => failure.abort(error));
+      return work;
+    };
+    const ioSignal = AbortSignal.any([signal, failure.signal]);
+    const [{ vm }, shared, opened] = await settleAll([
+      orFail(boot()),
+      orFail(timeline.measure("mounts", () => addContainerFiles(request, { spec, binds: plan.binds }, host))),
+      ProcessIo.open({ stdio }, log, ioSignal, observer).then((value) => {
+        io = value;
+        return value;
+      }),
+    ]);
+    const hooks = new ContainerHooks(request, spec, { pid: vm.vm.identity.pid, netnsPath: vm.netnsPath });
+    await hooks.beforeCreate(signal);
+    await timeline.measure("container create", () =>
+      vm.agent.createContainer(
+        {
+          containerId,
+          ...plan.guest(shared),
+          disks: guestDisks(plan.blockDevices, vm.volumes, containerId),
+          stdio: { ...declareStdio(request), ...consoleSizeOf(spec.process?.consoleSize) },
+          noPivotRoot: request.noPivotRoot,
+          notify: request.notify ?? false,
+        },
+        signal,
+      ),
+    );
+    await timeline.measure("streams", () => opened.connect(vm.openStream(containerId, ""), signal));
+    return { vm, io: opened, hooks };
+  } catch (error) {
+    io?.close();
+    throw error;
+  }
+}
+
+/** Has the guest forget a container, as far as it answers in time. Never rejects. */
+export async function forgetInGuest(agent: Agent, containerId: string, log: Log): Promise<void> {
+  using limit = scope(undefined, forgetTimeoutMs, "the delete of a container in the guest");
+  await agent.deleteProcess({ containerId, execId: "" }, limit.signal).catch((error: unknown) => {
+    log.debug({ error: describe(error) }, "delete of a container in the guest");
+  });
+}
