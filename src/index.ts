@@ -16,6 +16,7 @@ export type {
   SpawnOptions,
   WriteFileOptions,
 } from "./library/options.ts";
+export type { ForwardPortOptions, PortForward } from "./library/port-forward.ts";
 export type { SandboxProcess } from "./library/process.ts";
 export { Sandbox } from "./library/sandbox.ts";
 export {

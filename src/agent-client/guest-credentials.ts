@@ -52,7 +52,7 @@ export class GuestCredentials extends ChannelCredentials {
           throw new RuntimeError("unavailable", "The connection to the guest's agent is gone for good");
         this.#dialled = true;
         using limit = scope(undefined, this.#timeoutMs, "the connection to the guest's agent");
-        return { socket: await this.#reach(socket, limit.signal), secure: false };
+        return { socket: letGo(await this.#reach(socket, limit.signal)), secure: false };
       },
       getCallCredentials: () => CallCredentials.createEmpty(),
       destroy: () => {},
@@ -67,6 +67,15 @@ export class GuestCredentials extends ChannelCredentials {
     dialled.destroy();
     return await dialGuest(this.#guest, this.#port, signal);
   }
+}
+
+/**
+ * The connection does not keep this program running, as the stream of events, which never ends, would have it do; a call that somebody
+ * waits for has a timer.
+ */
+function letGo(socket: Socket): Socket {
+  socket.ref = () => socket;
+  return socket.unref();
 }
 
 type VsockGuest = Extract<GuestAddress, { tag: "vsock" }>;

@@ -1,4 +1,5 @@
 import { type ChildProcess, spawn, type SpawnOptions, type StdioOptions } from "node:child_process";
+import type { Socket } from "node:net";
 import type { Duplex, Readable } from "node:stream";
 import { RuntimeError } from "./errors.ts";
 import { minimalEnvironment } from "./exec.ts";
@@ -28,7 +29,7 @@ export interface DaemonExit {
   readonly signal: NodeJS.Signals | null;
 }
 
-/** A long-lived child process that we own: the VMM and its helpers. */
+/** A long-lived child process that we own: the VMM and its helpers. By itself it does not keep this program running. */
 export interface Daemon extends AsyncDisposable {
   readonly name: string;
   readonly identity: ProcessIdentity;
@@ -76,6 +77,7 @@ export async function startDaemon(spec: DaemonSpec): Promise<Daemon> {
     });
   });
   await started(child, spec.name);
+  letGo(child);
   const sockets = fds.flatMap((fd, index) => (fd === "socket" ? [extraSocket(child, 3 + index)] : []));
   const identity = identify(child.pid ?? 0) ?? { pid: child.pid ?? 0, startTicks: "" };
 
@@ -126,6 +128,12 @@ function cannotStart(name: string, cause: unknown): RuntimeError {
   return new RuntimeError(isExhausted ? "resource_exhausted" : "unavailable", `Cannot start ${name}`, {
     cause,
   });
+}
+
+/** Neither the child nor what connects us with it keeps this program running: whoever waits for something of it does. */
+function letGo(child: ChildProcess): void {
+  child.unref();
+  for (const stream of child.stdio) (stream as Socket | null | undefined)?.unref();
 }
 
 /** Resolves when the stream has ended. */

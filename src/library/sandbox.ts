@@ -17,6 +17,7 @@ import type {
   SpawnOptions,
   WriteFileOptions,
 } from "./options.ts";
+import { forwardPort, type ForwardPortOptions, type PortForward } from "./port-forward.ts";
 import type { SandboxProcess } from "./process.ts";
 import { type SandboxParts, startSandbox } from "./start.ts";
 
@@ -156,6 +157,17 @@ export class Sandbox implements AsyncDisposable {
    */
   copyOutTar(source: string, options: { readonly signal?: AbortSignal } = {}): Readable {
     return copyOutTar(this.#host, source, options.signal);
+  }
+
+  /**
+   * Listens on this machine; every connection is joined to a connection to a TCP port of the sandbox's loopback. A connection for which
+   * nobody listens there is reset. Ends with the sandbox.
+   *
+   * @throws invalid_argument  not a port
+   * @throws already_exists, permission_denied  the local port is taken, or not for us
+   */
+  forwardPort(guestPort: number, options: ForwardPortOptions = {}): Promise<PortForward> {
+    return this.#use(() => forwardPort(this.#parts.model, guestPort, options, this.#over.signal));
   }
 
   /** Freezes all its processes. @throws failed_precondition  it is paused already */

@@ -33,6 +33,7 @@ import { sweepOnce } from "./sweep.ts";
 /** A booted sandbox, in parts. */
 export interface SandboxParts {
   readonly id: string;
+  readonly model: SandboxModel;
   readonly container: Container;
   readonly host: Omit<FileHost, "ended">;
   readonly events: EventHub;
@@ -103,6 +104,7 @@ async function start(options: SandboxOptions, signal: AbortSignal): Promise<Sand
   const owned = cleanup.move();
   return {
     id,
+    model,
     container,
     host: {
       container,

@@ -27,7 +27,8 @@ export function listenOnLoopback(
     server.maxConnections = maxConnections;
     // Of one connection that could not be accepted; the client sees it closed.
     server.on("error", () => {});
-    return server.listen({ fd });
+    // It serves as long as something else keeps the program running.
+    return server.listen({ fd }).unref();
   });
   return {
     [Symbol.asyncDispose]: async () => {

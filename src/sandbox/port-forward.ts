@@ -1,9 +1,9 @@
 import type { Socket } from "node:net";
-import type { Duplex } from "node:stream";
 import { describe } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import { listenOnLoopback } from "../network/loopback.ts";
 import type { GuestConnections } from "./connections.ts";
+import { forwardConnection } from "./forward.ts";
 
 export interface PortForwardRequest {
   readonly netnsPath: string;
@@ -24,9 +24,9 @@ export function forwardLoopback({ netnsPath, connections, log }: PortForwardRequ
   const onConnection = (client: Socket, port: number) => {
     clients.add(client);
     client.once("close", () => clients.delete(client));
-    void forward(client, port, connections, closing.signal).catch((error: unknown) => {
+    const connect = async () => await (await connections).connect(port, closing.signal);
+    void forwardConnection(client, connect).catch((error: unknown) => {
       log.debug({ port, error: describe(error) }, "a forwarded connection was reset");
-      client.resetAndDestroy();
     });
   };
   const listener = tryListen(netnsPath, onConnection, log);
@@ -50,26 +50,4 @@ function tryListen(
     log.warn({ error: describe(error) }, "port-forward does not reach the guest");
     return undefined;
   }
-}
-
-async function forward(
-  client: Socket,
-  port: number,
-  connections: Promise<GuestConnections>,
-  signal: AbortSignal,
-): Promise<void> {
-  client.on("error", () => client.destroy());
-  const guest = await (await connections).connect(port, signal);
-  if (client.destroyed) guest.destroy();
-  else join(client, guest);
-}
-
-/** Copies both ways; each direction ends by itself, and a side that breaks resets the other one. */
-function join(client: Socket, guest: Duplex): void {
-  guest.on("error", () => client.resetAndDestroy());
-  client.once("close", () => {
-    // The guest may still be told of an end that was in order.
-    if (!client.readableEnded || !client.writableFinished) guest.destroy();
-  });
-  client.pipe(guest).pipe(client);
 }
