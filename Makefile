@@ -57,8 +57,11 @@ fix: ## repair what `check` can repair by itself
 gen: ## generate src/gen from proto
 	@scripts/gen
 
-bench: build ## measure start time, memory, output rate and network: build/bench/results.json
+bench: build ## measure starts, execs, bytes, files, memory: build/bench/results.json, docs/benchmarks
 	@scripts/bench
+
+bench-compare: ## measure this checkout and BASE=revision in turn, and print the ratios
+	@scripts/bench-compare
 
 agent: ## build the guest agent
 	@scripts/agent
@@ -78,4 +81,4 @@ install: build ## install below $(DESTDIR)$(PREFIX)
 clean: ## remove build/; the cache stays
 	@scripts/clean
 
-.PHONY: help run build test test-all fuzz test-podman test-docker test-library test-faults lab lab-shell test-lab check fix gen bench agent native guest kernel install clean
+.PHONY: help run build test test-all fuzz test-podman test-docker test-library test-faults lab lab-shell test-lab check fix gen bench bench-compare agent native guest kernel install clean

@@ -26,8 +26,6 @@ export interface Benchmark {
   run(bench: Bench): Promise<readonly Row[]>;
 }
 
-export const runcRuntime = "io.containerd.runc.v2";
-
 /** Calls `work` once per round, with the progress shown. */
 export async function eachRound(
   bench: Bench,

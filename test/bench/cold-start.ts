@@ -1,10 +1,10 @@
 import { runtime } from "../support/containerd.ts";
 import { image } from "../support/cli.ts";
-import { outcome, run, type RunResult } from "../support/cli-run.ts";
-import { type Bench, type Benchmark, eachRound, runcRuntime } from "./bench.ts";
+import { type Benchmark, eachRound } from "./bench.ts";
 import { prepareFloor } from "./floor.ts";
 import { collectPhases, parsePhases, type PrintedPhase } from "./phases.ts";
 import { makeRow, type Row } from "./rows.ts";
+import { ms, runcRuntime, runTrue, succeeded } from "./runtimes.ts";
 
 const group = "cold start";
 
@@ -24,8 +24,8 @@ export const coldStart: Benchmark = {
     await eachRound(bench, group, bench.runs, async (round) => {
       const floor = await bootFloor();
       const cli = succeeded(await bench.cli.run(["run", "--rm", "--timeline", image, "true"]));
-      const ctr = await runWithCtr(bench, `cold-${round}`, runtime);
-      const runc = await runWithCtr(bench, `runc-${round}`, runcRuntime);
+      const ctr = await runTrue(containerd, runtime, `cold-${round}`);
+      const runc = await runTrue(containerd, runcRuntime, `runc-${round}`);
       samples.hello.push(floor.helloMs);
       samples.floor.push(floor.exitMs);
       samples.cli.push(cli.durationMs);
@@ -57,20 +57,4 @@ function phaseRows(runs: Parameters<typeof collectPhases>[0]): Row[] {
   return collectPhases(runs).map(({ name, isInner, samples }) =>
     makeRow("phases of caisson run", `${isInner ? "  " : ""}${name}`, "ms", samples),
   );
-}
-
-async function runWithCtr(bench: Bench, name: string, runtimeName: string): Promise<number> {
-  const { containerd } = bench;
-  const args = containerd.runArgs(["--rm"], containerd.id(name), "true");
-  const argv = containerd.ctrArgv(...args.map((arg) => (arg === runtime ? runtimeName : arg)));
-  return succeeded(await run(argv)).durationMs;
-}
-
-function succeeded(result: RunResult): RunResult {
-  if (result.exitCode !== 0) throw new Error(`A container failed: ${outcome(result)}`);
-  return result;
-}
-
-function ms(value: number): string {
-  return `${value.toFixed(0)} ms`;
 }

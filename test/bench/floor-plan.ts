@@ -19,9 +19,9 @@ const keptFlags = new Set([
 
 /**
  * The command line of the floor's QEMU, made of the one that a sandbox gets: the same machine, CPU, memory, accelerator and
- * kernel, with the console on stdout and no other device.
+ * kernel, with the console on stdout and no other device but a disk with the image at `imagePath`, if one is given.
  */
-export function planFloor(config: VmConfig): string[] {
+export function planFloor(config: VmConfig, imagePath?: string): string[] {
   const { path, initrdPath } = config.kernel;
   const { args } = planQemu({ ...config, disks: [], shares: [], nics: [] });
   const pairs = args.flatMap((arg, index) => {
@@ -34,6 +34,12 @@ export function planFloor(config: VmConfig): string[] {
   const kept = pairs.filter((pair) => keptFlags.has(pair[0] ?? "") || isMemory(pair)).flat();
   const console = ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"];
   const initrd = initrdPath === undefined ? [] : ["-initrd", initrdPath];
+  const disk = imagePath === undefined ? [] : diskArgs(config, imagePath);
   // By path: a sandbox's QEMU, which is nobody in particular, gets them as descriptors.
-  return [...kept, "-kernel", path, ...initrd, ...console];
+  return [...kept, "-kernel", path, ...initrd, ...console, ...disk];
+}
+
+function diskArgs({ machine }: VmConfig, path: string): string[] {
+  const node = `driver=raw,node-name=image,read-only=on,file.driver=file,file.filename=${path.replaceAll(",", ",,")}`;
+  return ["-blockdev", node, "-device", `virtio-blk-${machine === "q35" ? "pci" : "device"},drive=image`];
 }

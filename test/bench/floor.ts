@@ -1,6 +1,6 @@
 import { chownSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { createServer, type Socket } from "node:net";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { Cleanup } from "../../src/base/cleanup.ts";
 import { abortable, scope } from "../../src/base/scope.ts";
 import type { Config } from "../../src/config/config.ts";
@@ -19,6 +19,8 @@ export interface FloorFiles {
   readonly directory: string;
   /** It alone. */
   readonly initrd: string;
+  /** With busybox and a script that measures crun on the guest's image (`floor-init/exec.sh`). */
+  readonly execInitrd: string;
 }
 
 /** @throws Error  scripts/bench was not what started us */
@@ -26,8 +28,10 @@ export function findFloorFiles(): FloorFiles {
   const directory = process.env["CAISSON_BENCH_FLOOR"] ?? "";
   if (directory === "" || !existsSync(join(directory, "init")))
     throw new Error("Cannot measure: the floor's init is not built; run `make bench`");
-  return { directory, initrd: join(directory, "initrd") };
+  return { directory, initrd: join(directory, "initrd"), execInitrd: join(directory, "exec-initrd") };
 }
+
+const bootTimeoutMs = 60_000;
 
 export interface FloorOptions {
   readonly config: Config;
@@ -85,33 +89,64 @@ export async function prepareFloor(options: FloorOptions): Promise<() => Promise
   const vm = await describeVm(options, "floor", options.files.initrd, ["hello"]);
   const argv = [options.config.qemuPath, ...planFloor(vm)];
   return async () => {
-    const begin = performance.now();
-    await using qemu = start(argv, { timeoutMs: 60_000 });
-    qemu.stdin.end();
-    let stdout = "";
-    let stderr = "";
     let helloMs: number | undefined;
-    qemu.stdout.on("data", (chunk: Buffer) => {
-      stdout += chunk.toString("latin1");
-      if (/^hello/m.test(stdout)) helloMs ??= performance.now() - begin;
+    const exitMs = await runFloor(argv, (line, ms) => {
+      if (line.startsWith("hello")) helloMs ??= ms;
     });
-    qemu.stderr.on("data", (chunk: Buffer) => {
-      stderr += chunk.toString();
-    });
-    const exitMs = new Promise<number>((resolve) => {
-      qemu.child.once("exit", () => resolve(performance.now() - begin));
-    });
-    const end = await qemu.ended;
-    const result = { ...end, stdout, stderr, durationMs: await exitMs };
-    if (end.exitCode !== 0 || helloMs === undefined)
-      throw new Error(`The floor did not boot: ${outcome(result)}`);
-    return { helloMs, exitMs: result.durationMs };
+    if (helloMs === undefined) throw new Error("The floor did not boot: its init did not say hello");
+    return { helloMs, exitMs };
   };
+}
+
+/** Milliseconds of `crun exec` of `true` on the guest's image, as often as `runs`, after one that does not count. */
+export async function measureCrunExec(options: FloorOptions, runs: number): Promise<number[]> {
+  const initrd = modulesInitrd(options, options.files.execInitrd);
+  const vm = await describeVm(options, "exec", initrd, ["exec", String(runs + 1)]);
+  const argv = [options.config.qemuPath, ...planFloor(vm, findGuestFiles(options.config).imagePath)];
+  const times: number[] = [];
+  let beginMs = 0;
+  await runFloor(argv, (line, ms) => {
+    if (line === "exec begins") beginMs = ms;
+    if (line === "exec ends") times.push(ms - beginMs);
+  });
+  if (times.length !== runs + 1)
+    throw new Error(`The floor of an exec has run ${times.length} of ${runs + 1} times`);
+  return times.slice(1);
+}
+
+/** Runs a VM until it resets; `onLine` gets what it says on the console, and when. Returns how long it took. */
+async function runFloor(
+  argv: readonly string[],
+  onLine: (line: string, ms: number) => void,
+): Promise<number> {
+  const begin = performance.now();
+  await using qemu = start(argv, { timeoutMs: bootTimeoutMs });
+  qemu.stdin.end();
+  let stdout = "";
+  let stderr = "";
+  let rest = "";
+  qemu.stdout.on("data", (chunk: Buffer) => {
+    const ms = performance.now() - begin;
+    const text = chunk.toString("latin1");
+    stdout += text;
+    const lines = (rest + text).split("\n");
+    rest = lines.pop() ?? "";
+    for (const line of lines) onLine(line.trim(), ms);
+  });
+  qemu.stderr.on("data", (chunk: Buffer) => {
+    stderr += chunk.toString();
+  });
+  const exitMs = new Promise<number>((resolve) => {
+    qemu.child.once("exit", () => resolve(performance.now() - begin));
+  });
+  const end = await qemu.ended;
+  const result = { ...end, stdout, stderr, durationMs: await exitMs };
+  if (end.exitCode !== 0) throw new Error(`The floor did not boot: ${outcome(result)}`);
+  return result.durationMs;
 }
 
 /** Port on the host that the init connects to. */
 const rawPort = 1100;
-const bootTimeoutMs = 60_000;
 
 export interface RawVsock extends AsyncDisposable {
   /** The connection with the init, which serves it as `floor-init/init.c` says. */
@@ -129,7 +164,7 @@ export async function startRawVsock(
 ): Promise<RawVsock> {
   const { config } = options;
   await using cleanup = new Cleanup();
-  const initrd = modulesInitrd(options);
+  const initrd = modulesInitrd(options, options.files.initrd);
   const vm = await describeVm(options, "raw", initrd, ["vsock", String(rawPort), String(transferBytes)]);
   mkdirSync(vm.directory, { mode: 0o700 });
   chownSync(vm.directory, vm.user.uid, vm.user.gid);
@@ -162,11 +197,11 @@ export async function startRawVsock(
   return { socket, [Symbol.asyncDispose]: () => owned[Symbol.asyncDispose]() };
 }
 
-/** The initrd that a kernel with modules needs for vsock: the guest's own, with our init in the place of the agent. */
-function modulesInitrd({ config, files, dir }: FloorOptions): string {
+/** The initrd that a kernel with modules needs: the guest's own, with our init in the place of the agent. */
+function modulesInitrd({ config, dir }: FloorOptions, own: string): string {
   const { initrdPath } = findGuestFiles(config);
-  if (initrdPath === undefined) return files.initrd;
-  const path = dir.join("raw-initrd");
-  writeFileSync(path, Buffer.concat([readFileSync(initrdPath), readFileSync(files.initrd)]));
+  if (initrdPath === undefined) return own;
+  const path = dir.join(`with-modules-${basename(own)}`);
+  writeFileSync(path, Buffer.concat([readFileSync(initrdPath), readFileSync(own)]));
   return path;
 }

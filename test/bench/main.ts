@@ -3,22 +3,39 @@ import { join } from "node:path";
 import type { Config } from "../../src/config/config.ts";
 import { loadConfig } from "../../src/config/load.ts";
 import { createCli } from "../support/cli.ts";
-import { runOk } from "../support/cli-run.ts";
-import { runtime, startContainerd } from "../support/containerd.ts";
+import { startContainerd } from "../support/containerd.ts";
 import { expectNoLeaks, takeSnapshot } from "../support/leaks.ts";
-import { type Bench, type Benchmark, runcRuntime } from "./bench.ts";
+import type { Bench, Benchmark } from "./bench.ts";
 import { coldStart } from "./cold-start.ts";
+import { exec } from "./exec.ts";
+import { files } from "./files.ts";
+import { fleet } from "./fleet.ts";
 import { findFloorFiles } from "./floor.ts";
+import { guestImage } from "./guest-image.ts";
 import { library } from "./library.ts";
 import { describeMachine, findVersions, readLoad } from "./machine.ts";
 import { memory } from "./memory.ts";
 import { network } from "./network.ts";
+import { parallelStarts } from "./parallel.ts";
+import { formatResults, writeCharts } from "./report.ts";
 import type { Row } from "./rows.ts";
+import { runcRuntime, runTrue } from "./runtimes.ts";
 import { shimCommands } from "./shim-commands.ts";
-import { formatTable } from "./table.ts";
 import { throughput } from "./throughput.ts";
 
-const benchmarks: readonly Benchmark[] = [coldStart, library, shimCommands, throughput, network, memory];
+const benchmarks: readonly Benchmark[] = [
+  coldStart,
+  guestImage,
+  parallelStarts,
+  exec,
+  shimCommands,
+  throughput,
+  network,
+  files,
+  memory,
+  fleet,
+  library,
+];
 
 const root = join(import.meta.dirname, "../..");
 const resultsPath = join(root, "build/bench/results.json");
@@ -50,8 +67,7 @@ async function main(): Promise<void> {
     environment: { CAISSON_CONFIG: cli.dir.join("caisson.toml") },
     executableDirectory: join(root, "build/bin"),
   });
-  const first = containerd.runArgs(["--rm"], containerd.id("runc"), "true");
-  await runOk(containerd.ctrArgv(...first.map((arg) => (arg === runtime ? runcRuntime : arg))));
+  await runTrue(containerd, runcRuntime, "runc");
 
   const bench: Bench = {
     runs,
@@ -91,29 +107,20 @@ interface Outcome {
   readonly loadBefore: readonly number[];
 }
 
-/** Writes results.json and prints the table. */
+/** Writes results.json and the charts, and prints the table. */
 async function report(config: Config, { rows, failures, loadBefore }: Outcome): Promise<void> {
   const machine = await describeMachine(config);
   const versions = await findVersions(config, root, process.env["CAISSON_TEST_CONTAINERD"] ?? "");
-  const load = { before: loadBefore, after: readLoad() };
-  const results = { machine, versions, load, failures, rows };
+  const results = { machine, versions, load: { before: loadBefore, after: readLoad() }, failures, rows };
   mkdirSync(join(resultsPath, ".."), { recursive: true });
   writeFileSync(resultsPath, `${JSON.stringify(results, undefined, 2)}\n`);
-
-  const { cpu, cores, memoryMiB, kernel, accelerator, guestMemoryMiB, guestVcpus } = machine;
-  process.stdout.write(`
-${formatTable(rows)}
-machine   ${cpu}, ${cores} cores, ${memoryMiB} MiB, Linux ${kernel}
-VMs       ${accelerator}, ${machine.machine}, ${guestMemoryMiB} MiB, ${guestVcpus} vCPU
-versions  ${Object.entries(versions)
-    .map(([name, version]) => `${name} ${version}`)
-    .join(", ")}
-load      ${load.before.join(" ")} before, ${load.after.join(" ")} after (1, 5, 15 minutes)
-spread    (third quartile - first quartile) / median
-results   ${resultsPath}
-`);
   // Half of the machine is somebody else's.
-  if ((loadBefore[0] ?? 0) > cores / 2)
+  const wasBusy = (loadBefore[0] ?? 0) > machine.cores / 2;
+  const isWhole = process.env["CAISSON_BENCH_ONLY"] === undefined && failures.length === 0 && !wasBusy;
+  const charts = isWhole ? "docs/benchmarks" : "build/bench/charts";
+  writeCharts(join(root, charts), results);
+  process.stdout.write(`${formatResults(results)}results   ${resultsPath}\ncharts    ${charts}/README.md\n`);
+  if (wasBusy)
     process.stdout.write("warning   the machine was busy before the start: these figures say little\n");
 }
 

@@ -1,6 +1,6 @@
 import { medianOf, summarize, type Summary } from "./statistics.ts";
 
-export type Unit = "ms" | "MiB" | "MiB/s";
+export type Unit = "ms" | "MiB" | "MiB/s" | "daemons";
 
 /** What is wanted of a row: of its ratio to the floor, or of its median in the row's unit. */
 export interface Goal {

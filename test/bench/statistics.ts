@@ -29,6 +29,14 @@ export function medianOf(samples: readonly number[]): number {
   return summarize(samples).median;
 }
 
+/** The value that `fraction` of the samples, which are not empty, do not exceed. */
+export function quantileOf(samples: readonly number[], fraction: number): number {
+  return quantile(
+    samples.toSorted((left, right) => left - right),
+    fraction,
+  );
+}
+
 /** By linear interpolation between the neighbours. `sorted` is not empty. */
 function quantile(sorted: readonly number[], fraction: number): number {
   const position = (sorted.length - 1) * fraction;

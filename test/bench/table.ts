@@ -4,7 +4,17 @@ const headings = ["", "n", "min", "median", "max", "spread", "floor", "× floor"
 
 /** The rows for a terminal: a table in which each group has a title and its unit. */
 export function formatTable(rows: readonly Row[]): string {
-  const lines = rows.map((row) => ({ title: `${row.group} (${row.unit})`, cells: cellsOf(row) }));
+  return formatColumns(
+    headings,
+    rows.map((row) => ({ title: `${row.group} (${row.unit})`, cells: cellsOf(row) })),
+  );
+}
+
+/** A table in which lines of the same title stand below it. The first column is of words, the others are of numbers. */
+export function formatColumns(
+  headings: readonly string[],
+  lines: readonly { readonly title: string; readonly cells: readonly string[] }[],
+): string {
   const widths = headings.map((heading, column) =>
     Math.max(
       heading.length,

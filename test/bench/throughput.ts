@@ -4,9 +4,10 @@ import { abortable, scope } from "../../src/base/scope.ts";
 import { image } from "../support/cli.ts";
 import { type Running, start } from "../support/cli-run.ts";
 import { runtime } from "../support/containerd.ts";
-import { type Bench, type Benchmark, eachRound, runcRuntime } from "./bench.ts";
+import { type Bench, type Benchmark, eachRound } from "./bench.ts";
 import { startRawVsock } from "./floor.ts";
 import { type Goal, makeRow } from "./rows.ts";
+import { ctrRunArgv, runcRuntime } from "./runtimes.ts";
 
 const mebibyte = 1024 * 1024;
 const transferMiB = 64;
@@ -138,8 +139,8 @@ function startWithCli({ cli, floorFiles }: Bench): Running {
 function startWithCtr(bench: Bench, name: string, runtimeName: string): Running {
   const { containerd } = bench;
   const mount = `type=bind,src=${bench.floorFiles.directory},dst=/bench,options=rbind:ro`;
-  const args = containerd.runArgs(["--rm", "--mount", mount], containerd.id(name), ...command);
-  return start(containerd.ctrArgv(...args.map((arg) => (arg === runtime ? runtimeName : arg))), {
+  const flags = ["--rm", "--mount", mount];
+  return start(ctrRunArgv(containerd, runtimeName, flags, containerd.id(name), ...command), {
     timeoutMs: lifeMs,
   });
 }

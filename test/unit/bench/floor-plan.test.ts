@@ -1,26 +1,29 @@
 import { expect, test } from "vitest";
+import type { VmConfig } from "../../../src/hypervisor/vm-config.ts";
 import { planFloor } from "../../bench/floor-plan.ts";
 
+const config: VmConfig = {
+  sandboxId: "floor",
+  directory: "/vm",
+  user: { uid: 1000, gid: 1000 },
+  machine: "microvm",
+  accelerator: "tcg",
+  vcpus: 2,
+  memoryMiB: 512,
+  kernel: {
+    path: "/guest/vmlinux",
+    initrdPath: "/bench/initrd",
+    commandLine: "quiet hello",
+    acpi: false,
+  },
+  disks: [{ id: "image", path: "/guest/image.erofs", readOnly: true }],
+  shares: [{ tag: "caisson", socketName: "fs.sock" }],
+  nics: [],
+  vsock: { tag: "vhost-device-vsock" },
+};
+
 test("planFloor: a sandbox's machine, CPU, memory and kernel, and nothing that the floor does without", () => {
-  const args = planFloor({
-    sandboxId: "floor",
-    directory: "/vm",
-    user: { uid: 1000, gid: 1000 },
-    machine: "microvm",
-    accelerator: "tcg",
-    vcpus: 2,
-    memoryMiB: 512,
-    kernel: {
-      path: "/guest/vmlinux",
-      initrdPath: "/bench/initrd",
-      commandLine: "quiet hello",
-      acpi: false,
-    },
-    disks: [{ id: "image", path: "/guest/image.erofs", readOnly: true }],
-    shares: [{ tag: "caisson", socketName: "fs.sock" }],
-    nics: [],
-    vsock: { tag: "vhost-device-vsock" },
-  });
+  const args = planFloor(config);
 
   expect(args.join(" ")).toBe(
     [
@@ -33,5 +36,12 @@ test("planFloor: a sandbox's machine, CPU, memory and kernel, and nothing that t
       "-append quiet hello -kernel /guest/vmlinux -initrd /bench/initrd",
       "-chardev stdio,id=console,signal=off -serial chardev:console",
     ].join(" "),
+  );
+});
+
+test("planFloor: with an image, it is a disk that nobody writes to", () => {
+  const added = planFloor(config, "/guest/image.erofs").slice(planFloor(config).length);
+  expect(added.join(" ")).toBe(
+    "-blockdev driver=raw,node-name=image,read-only=on,file.driver=file,file.filename=/guest/image.erofs -device virtio-blk-device,drive=image",
   );
 });

@@ -9,10 +9,12 @@ Pss_Anon:          29464 kB
 Pss_File:          11752 kB
 Pss_Shmem:         30720 kB
 Shared_Clean:      31264 kB
+Private_Clean:      1024 kB
+Private_Dirty:     19456 kB
 `;
 
 test("parseRollup: shared memory apart from the rest, in MiB", () => {
-  expect(parseRollup(recorded)).toEqual({ ownMiB: 40, sharedMiB: 30 });
+  expect(parseRollup(recorded)).toEqual({ ownMiB: 40, sharedMiB: 30, privateMiB: 20 });
 });
 
 test("parseRollup names what is missing", () => {
