@@ -14,5 +14,6 @@ mod netns;
 mod pty;
 mod readiness;
 mod tap;
+mod thread;
 mod unix;
 mod vsock;

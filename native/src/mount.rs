@@ -1,14 +1,16 @@
 //! Mounts by the new mount API (open_tree(2), mount_setattr(2), move_mount(2)): a tree gets its flags while nobody can see it, and no
 //! child process is spent on it.
 
-use std::ffi::CString;
-use std::os::fd::{FromRawFd as _, IntoRawFd as _, OwnedFd};
+use std::ffi::{CStr, CString};
+use std::os::fd::{BorrowedFd, FromRawFd as _, IntoRawFd as _, OwnedFd};
 
 use napi_derive::napi;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::error::{Result, failed};
+use crate::thread::spend_thread;
 
 /// A tree of mounts to copy.
 #[napi(object, object_to_js = false)]
@@ -45,7 +47,7 @@ pub struct MountAttributes {
     pub read_only: Option<bool>,
     /// Adds the flags nosuid and nodev.
     pub no_suid_and_dev: Option<bool>,
-    /// "private", "slave" or "shared"; none leaves it.
+    /// "private" or "slave"; none leaves it.
     pub propagation: Option<String>,
     /// User namespace by which the ids of files are mapped.
     pub id_map: Option<i32>,
@@ -65,7 +67,6 @@ pub fn set_mount_attributes(tree: i32, attributes: MountAttributes) -> Result<()
             None => 0,
             Some("private") => libc::MS_PRIVATE,
             Some("slave") => libc::MS_SLAVE,
-            Some("shared") => libc::MS_SHARED,
             Some(other) => {
                 return Err(failed(
                     format_args!("propagation \"{other}\""),
@@ -110,15 +111,17 @@ pub fn set_mount_attributes(tree: i32, attributes: MountAttributes) -> Result<()
 }
 
 /// Attaches a copied tree at `target`, a file or directory as the tree's root is; its last component is not followed when it
-/// is a symbolic link.
+/// is a symbolic link. The target is in the mount namespace whose descriptor is given (its root is where the path begins),
+/// else in ours.
 #[napi]
-#[allow(
-    clippy::needless_pass_by_value,
-    reason = "JavaScript strings arrive owned"
-)]
-pub fn move_mount(tree: i32, target: String) -> Result<()> {
+pub fn move_mount(tree: i32, target: String, namespace: Option<i32>) -> Result<()> {
     let path = CString::new(target.as_str())
         .map_err(|_| failed(format_args!("mount on \"{target}\""), Errno::EINVAL))?;
+    in_namespace(namespace, move || move_here(tree, &path))
+        .map_err(|errno| failed(format_args!("move_mount to \"{target}\""), errno))
+}
+
+fn move_here(tree: i32, path: &CStr) -> nix::Result<()> {
     // SAFETY: both paths are C strings that outlive the call, which touches no other memory of ours.
     let result = unsafe {
         libc::syscall(
@@ -130,28 +133,35 @@ pub fn move_mount(tree: i32, target: String) -> Result<()> {
             libc::MOVE_MOUNT_F_EMPTY_PATH,
         )
     };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(failed(
-            format_args!("move_mount to \"{target}\""),
-            Errno::last(),
-        ))
-    }
+    Errno::result(result).map(drop)
 }
 
 /// Detaches the mount at `path` with all that is mounted below it (umount2(2), `MNT_DETACH`); symbolic links are not followed.
+/// `namespace` as for `move_mount`.
 #[napi]
-#[allow(
-    clippy::needless_pass_by_value,
-    reason = "JavaScript strings arrive owned"
-)]
-pub fn detach_mount(path: String) -> Result<()> {
-    umount2(
-        path.as_str(),
-        MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW,
-    )
-    .map_err(|errno| failed(format_args!("umount \"{path}\""), errno))
+pub fn detach_mount(path: String, namespace: Option<i32>) -> Result<()> {
+    let target = path.clone();
+    let flags = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
+    in_namespace(namespace, move || umount2(target.as_str(), flags))
+        .map_err(|errno| failed(format_args!("umount \"{path}\""), errno))
+}
+
+/// Does `work` in a mount namespace, or right here. A thread that shares its working directory and root with others, as all
+/// of ours do, cannot change the namespace (setns(2)).
+fn in_namespace(
+    namespace: Option<i32>,
+    work: impl FnOnce() -> nix::Result<()> + Send + 'static,
+) -> nix::Result<()> {
+    let Some(fd) = namespace else {
+        return work();
+    };
+    spend_thread("mount", move || {
+        unshare(CloneFlags::CLONE_FS)?;
+        // SAFETY: the caller keeps the descriptor open through its call, which waits for this thread.
+        let namespace = unsafe { BorrowedFd::borrow_raw(fd) };
+        setns(namespace, CloneFlags::CLONE_NEWNS)?;
+        work()
+    })?
 }
 
 /// A new user namespace with these maps (user_namespaces(7)), for mapping the ids of mounts: no process is in it. The

@@ -30,10 +30,13 @@ export interface Native {
   cloneTree(source: { readonly fd: number; readonly recursive: boolean }): number;
   /** Changes the mounts of a copied tree. */
   setMountAttributes(tree: number, attributes: MountAttributes): void;
-  /** Attaches a copied tree at `target`, whose last component is not followed when it is a symbolic link. */
-  moveMount(tree: number, target: string): void;
+  /**
+   * Attaches a copied tree at `target`, whose last component is not followed when it is a symbolic link; in the mount
+   * namespace with the descriptor, where the path begins at its root, else in ours.
+   */
+  moveMount(tree: number, target: string, namespace?: number): void;
   /** Detaches the mount at `path` with all that is mounted below it; symbolic links are not followed. */
-  detachMount(path: string): void;
+  detachMount(path: string, namespace?: number): void;
   /** A user namespace with these maps (user_namespaces(7)) and no process in it. The descriptor is the caller's. */
   createUserNamespace(uidMap: string, gidMap: string): number;
   /** Makes a FIFO (mkfifo(3)); `mode` is subject to the umask. */
@@ -92,7 +95,7 @@ export interface MountAttributes {
   readonly recursive: boolean;
   readonly readOnly?: boolean;
   readonly noSuidAndDev?: boolean;
-  readonly propagation?: "private" | "slave" | "shared";
+  readonly propagation?: "private" | "slave";
   /** Descriptor of the user namespace by which the ids of files are mapped. */
   readonly idMap?: number;
 }

@@ -299,6 +299,9 @@ class VmSandbox implements Sandbox {
         onOomKill: (containerId) => this.#onOomKill(containerId),
         onNotification: (containerId, text) => this.#containers.get(containerId)?.notifications.push(text),
       },
+    }).catch((error: unknown) => {
+      host.shared.abandon(error);
+      throw error;
     });
     this.#pid = vm.vm.identity.pid;
     void vm.lost.then((reason) => this.#onVmLost(reason));
@@ -370,6 +373,7 @@ class VmSandbox implements Sandbox {
       );
       await booted.vm.lost;
     }
+    host?.shared[Symbol.dispose]();
     host?.journal[Symbol.dispose]();
     this.#booted = undefined;
     this.#memory.clear();

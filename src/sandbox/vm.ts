@@ -179,6 +179,7 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
     cgroup?.add(worker.pid);
     journal.add({ kind: "process", name: "virtiofsd worker", identity: worker });
   }
+  if (virtiofsd !== undefined) request.host.shared.serve(virtiofsd.identity.pid);
   await cgroup?.moved();
   // The guest boots meanwhile.
   const reachable = Promise.withResolvers<GuestConnections>();

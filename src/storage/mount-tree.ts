@@ -58,43 +58,54 @@ export interface TreeOptions {
   readonly noSuidAndDev: boolean;
   /**
    * Never a peer of the original: its unmounting would also unmount what is mounted below the original
-   * (mount_namespaces(7)). "slave": mounts that are made and removed below the original later follow. "shared": mounts made
-   * in the copy later propagate to other namespaces.
+   * (mount_namespaces(7)). "slave": mounts that are made and removed below the original later follow.
    */
-  readonly propagation: "private" | "slave" | "shared";
+  readonly propagation: "private" | "slave";
   readonly idMap?: (IdMap & { readonly recursive: boolean }) | undefined;
+}
+
+/** A copy of a mount tree. Disposing it before it is attached gives it up. */
+export interface MountTree extends Disposable {
+  /** Attaches it on `target` in our mount namespace, or in the one with the descriptor, from whose root the path is then. */
+  attach(target: string, namespace?: number): void;
+}
+
+/** Copies the mount tree at `source`. */
+export function copyTree(source: MountSource, options: TreeOptions): MountTree {
+  const native = loadNative();
+  const what = `Cannot bind "${source.realPath}"`;
+  let tree = -1;
+  try {
+    tree = native.cloneTree({ fd: source.fd, recursive: options.recursive });
+    // Flags are set before anybody can see the copy.
+    for (const change of planAttributes(options)) native.setMountAttributes(tree, change);
+    if (options.idMap !== undefined) mapIds(tree, options.idMap, what);
+  } catch (cause) {
+    if (tree !== -1) closeSync(tree);
+    if (cause instanceof RuntimeError) throw cause;
+    throw new RuntimeError(systemErrorCode(cause), what, { cause });
+  }
+  return {
+    attach(target, namespace) {
+      try {
+        native.moveMount(tree, target, namespace);
+      } catch (cause) {
+        throw new RuntimeError(systemErrorCode(cause), `${what} on "${target}"`, { cause });
+      }
+    },
+    [Symbol.dispose]: () => closeSync(tree),
+  };
 }
 
 /** Attaches a copy of the mount tree at `source` on `target`, a file or directory as the source is. */
 export function attachCopy(source: MountSource, target: string, options: TreeOptions): void {
-  const native = loadNative();
-  const what = `Cannot bind "${source.realPath}" on "${target}"`;
-  let tree = -1;
-  try {
-    tree = native.cloneTree({ fd: source.fd, recursive: options.recursive });
-    // Flags are set before anybody can see the copy, and propagate with it.
-    for (const change of planAttributes(options)) native.setMountAttributes(tree, change);
-    if (options.idMap !== undefined) mapIds(tree, options.idMap, what);
-    native.moveMount(tree, target);
-  } catch (cause) {
-    if (cause instanceof RuntimeError) throw cause;
-    throw new RuntimeError(systemErrorCode(cause), what, { cause });
-  } finally {
-    if (tree !== -1) closeSync(tree);
-  }
+  using tree = copyTree(source, options);
+  tree.attach(target);
 }
 
 function planAttributes({ recursive, readOnly, noSuidAndDev, propagation }: TreeOptions): MountAttributes[] {
-  const isShared = propagation === "shared";
   return [
-    {
-      recursive,
-      readOnly: readOnly === "all",
-      noSuidAndDev,
-      propagation: isShared ? "private" : propagation,
-    },
-    // A group of its own: it was in the original's until the step before.
-    ...(isShared ? [{ recursive, propagation }] : []),
+    { recursive, readOnly: readOnly === "all", noSuidAndDev, propagation },
     ...(readOnly === "top" ? [{ recursive: false, readOnly: true }] : []),
   ];
 }

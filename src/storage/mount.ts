@@ -134,17 +134,14 @@ async function bindMount(source: string, target: string, options: BindOptions): 
   });
 }
 
-/**
- * Binds `source` at `target`, read-only, so that later child mounts of `target` propagate to other namespaces but not to
- * the peers of `source` (mount_namespaces(7)).
- */
-export async function bindReadOnlyShared(source: string, target: string): Promise<void> {
+/** Binds the directory `source` at `target`, read-only and without what is mounted below it. */
+export async function bindReadOnly(source: string, target: string): Promise<void> {
   await using from = await openMountSource(source);
   attachCopy(from, target, {
     recursive: false,
     readOnly: "all",
     noSuidAndDev: true,
-    propagation: "shared",
+    propagation: "private",
   });
 }
 
@@ -173,11 +170,11 @@ const maxRounds = 16;
 
 /**
  * Detaches the mount at `path` with what is mounted below it. Success when nothing is mounted there, or there is no such path: it
- * may have gone with another.
+ * may have gone with another. `namespace` is the descriptor of another mount namespace than ours, from whose root the path is.
  */
-export function detach(path: string): void {
+export function detach(path: string, namespace?: number): void {
   try {
-    loadNative().detachMount(path);
+    loadNative().detachMount(path, namespace);
   } catch (cause) {
     if (["EINVAL", "ENOENT", "ENOTDIR"].includes(errnoOf(cause) ?? "")) return;
     throw new RuntimeError(systemErrorCode(cause), `Cannot unmount "${path}"`, { cause });

@@ -2,8 +2,9 @@ import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { RuntimeError } from "../base/errors.ts";
 import { removeDirectory } from "../base/files.ts";
-import { bindReadOnlyShared, unmountAllBelow } from "./mount.ts";
-import { attachCopy, openMountSource } from "./mount-tree.ts";
+import { bindReadOnly, unmountAllBelow } from "./mount.ts";
+import { copyTree, openMountSource } from "./mount-tree.ts";
+import { ShareMounts } from "./share-mounts.ts";
 import {
   type BindOptions,
   removeVolumeTargets,
@@ -19,15 +20,23 @@ import {
  *                                      the guest, for root of a user namespace
  *   share/skeleton/<container>/rootfs  the mount points, made and removed by the host
  *   share/skeleton/.volumes/<n>        a directory or a file for each bind source
- *   share/root/                        the skeleton, bound read-only; the mounts are made on it. It is a shared mount, so that
- *                                      mounts made later reach virtiofsd
+ *   share/root/                        the skeleton, bound read-only: what is served. The mounts are made on it in the server's
+ *                                      mount namespace only
  *   share/staging-<n>                  where a copy that holds mounts of ours loses them before the guest can see it
  *
  * The guest can write into the mounts only. Could it write between them, it would choose with a symbolic link or a
  * rename where on the host the next mount is made, and what its removal deletes. The host never walks into the mounts.
  */
-export interface SharedDir {
+export interface SharedDir extends Disposable {
   readonly path: string;
+  /**
+   * Says which process serves it and has it as its root. What is added before waits for this.
+   *
+   * @throws internal  it has another root
+   */
+  serve(pid: number): void;
+  /** It will not be served: what is added, or has waited, fails with the reason. */
+  abandon(reason: unknown): void;
   /** Adds a container's root file system; returns its path in the guest's view, relative to the share. */
   addRootfs(containerId: string, source: string, readOnly: boolean): Promise<string>;
   /** Adds a bind source (directory or regular file), likewise. Read-only is enforced here: the guest cannot lift it. */
@@ -48,10 +57,13 @@ export async function createSharedDir(directory: string): Promise<SharedDir> {
   const { root, skeleton } = places;
   for (const path of [places.private, root]) await mkdir(path, { mode: 0o700 });
   await mkdir(skeleton, { mode: passMode });
-  await bindReadOnlyShared(skeleton, root);
-  const volumes = new SharedVolumes(places);
+  await bindReadOnly(skeleton, root);
+  const mounts = new ShareMounts(root);
+  const volumes = new SharedVolumes(places, mounts);
   return {
     path: root,
+    serve: (pid) => mounts.serve(pid),
+    abandon: (reason) => mounts.close(reason),
     addRootfs: async (containerId, source, readOnly) => {
       const relativePath = join(containerId, "rootfs");
       await using from = await openMountSource(source);
@@ -62,27 +74,30 @@ export async function createSharedDir(directory: string): Promise<SharedDir> {
         );
       }
       await mkdir(join(skeleton, relativePath), { recursive: true, mode: passMode });
-      attachCopy(from, join(root, relativePath), {
+      using tree = copyTree(from, {
         recursive: true,
         readOnly: readOnly ? "all" : "none",
         noSuidAndDev: true,
         propagation: "private",
       });
+      await mounts.attach(tree, relativePath);
       return relativePath;
     },
     addMount: (containerId, source, options) => volumes.add(containerId, source, options),
     removeContainer: async (containerId) => {
       await volumes.release(containerId);
+      mounts.detach(join(containerId, "rootfs"));
       await removeRootfs(places, containerId);
     },
+    [Symbol.dispose]: () => mounts[Symbol.dispose](),
   };
 }
 
-/** Unmounts and removes the shared directory from its place alone. Idempotent. */
+/** Unmounts and removes the shared directory, whose server has ended, from its place alone. Idempotent. */
 export async function removeSharedDir(directory: string, containerIds: readonly string[]): Promise<void> {
   const places = placesIn(directory);
-  for (const containerId of containerIds) await removeRootfs(places, containerId);
   unmountAllBelow(places.root);
+  for (const containerId of containerIds) await removeRootfs(places, containerId);
   await removeVolumeTargets(places);
   await removeDirectory(places.root);
   await removeDirectory(places.skeleton);
@@ -94,8 +109,7 @@ function placesIn(sandbox: string): VolumePlaces {
   return { sandbox, private: share, skeleton: join(share, "skeleton"), root: join(share, "root") };
 }
 
-async function removeRootfs({ root, skeleton }: VolumePlaces, containerId: string): Promise<void> {
-  unmountAllBelow(join(root, containerId));
+async function removeRootfs({ skeleton }: VolumePlaces, containerId: string): Promise<void> {
   await removeDirectory(join(skeleton, containerId, "rootfs"));
   await removeDirectory(join(skeleton, containerId));
 }

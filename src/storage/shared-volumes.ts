@@ -2,8 +2,16 @@ import { mkdir, open, readdir, realpath } from "node:fs/promises";
 import { dirname, join, relative } from "node:path";
 import { RuntimeError } from "../base/errors.ts";
 import { ignore, removeDirectory, removeFile } from "../base/files.ts";
-import { detach, listMounts, unmount, unmountAllBelow } from "./mount.ts";
-import { attachCopy, type MountSource, openMountSource, type TreeOptions } from "./mount-tree.ts";
+import { listMounts, unmount, unmountAllBelow } from "./mount.ts";
+import {
+  attachCopy,
+  copyTree,
+  type MountSource,
+  type MountTree,
+  openMountSource,
+  type TreeOptions,
+} from "./mount-tree.ts";
+import type { ShareMounts } from "./share-mounts.ts";
 
 /** No container's id begins with a dot. */
 const volumesName = ".volumes";
@@ -35,7 +43,7 @@ export interface VolumePlaces {
   readonly private: string;
   /** Where mount points are made. */
   readonly skeleton: string;
-  /** Where they are mounted on, the guest's view. */
+  /** What is served. */
   readonly root: string;
 }
 
@@ -45,11 +53,13 @@ export interface VolumePlaces {
  */
 export class SharedVolumes {
   readonly #places: VolumePlaces;
+  readonly #mounts: ShareMounts;
   readonly #volumes = new Map<string, Volume>();
   #next = 0;
 
-  constructor(places: VolumePlaces) {
+  constructor(places: VolumePlaces, mounts: ShareMounts) {
     this.#places = places;
+    this.#mounts = mounts;
   }
 
   async add(containerId: string, source: string, options: BindOptions): Promise<SharedVolume> {
@@ -75,7 +85,7 @@ export class SharedVolumes {
     for (const [key, { users, number }] of this.#volumes) {
       if (!users.delete(containerId) || users.size > 0) continue;
       this.#volumes.delete(key);
-      detach(join(this.#places.root, volumesName, String(number)));
+      this.#mounts.detach(join(volumesName, String(number)));
       await removeTarget(join(this.#places.skeleton, volumesName, String(number)));
     }
   }
@@ -89,13 +99,15 @@ export class SharedVolumes {
   }
 
   async #mount(number: number, from: MountSource, own: string, options: BindOptions): Promise<void> {
-    const { root, skeleton } = this.#places;
+    const { skeleton } = this.#places;
     await makeTarget(join(skeleton, volumesName), String(number), from.isDirectory);
-    const target = join(root, volumesName, String(number));
-    const tree = { ...options, noSuidAndDev: true };
-    if (!options.recursive || !holdsOwnMounts(from, own)) return attachCopy(from, target, tree);
+    const treeOptions = { ...options, noSuidAndDev: true };
     const staging = join(this.#places.private, `${stagingName}-${number}`);
-    await attachWithoutOwnMounts(from, { staging, own, target }, tree);
+    using tree =
+      options.recursive && holdsOwnMounts(from, own)
+        ? await copyWithoutOwnMounts(from, { staging, own }, treeOptions)
+        : copyTree(from, treeOptions);
+    await this.#mounts.attach(tree, join(volumesName, String(number)));
   }
 }
 
@@ -144,20 +156,20 @@ function holdsOwnMounts({ realPath }: MountSource, own: string): boolean {
 }
 
 /**
- * Takes our own mounts out of a copy of what holds them (the host's root, say): they would be kept alive by the copy when
- * their sandboxes end.
+ * Copies what holds our own mounts (the host's root, say) without them: they would be kept alive by the copy when their
+ * sandboxes end.
  */
-async function attachWithoutOwnMounts(
+async function copyWithoutOwnMounts(
   source: MountSource,
-  { staging, own, target }: { readonly staging: string; readonly own: string; readonly target: string },
+  { staging, own }: { readonly staging: string; readonly own: string },
   options: TreeOptions,
-): Promise<void> {
+): Promise<MountTree> {
   await mkdir(staging, { mode: 0o700 });
   try {
     attachCopy(source, staging, { ...options, readOnly: "none", idMap: undefined });
     unmountAllBelow(join(staging, relative(source.realPath, dirname(dirname(own)))));
     await using cleaned = await openMountSource(staging);
-    attachCopy(cleaned, target, options);
+    return copyTree(cleaned, options);
   } finally {
     unmount(staging);
     await removeDirectory(staging);

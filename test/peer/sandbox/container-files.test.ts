@@ -7,6 +7,7 @@ import { addContainerFiles, removeContainerFiles } from "../../../src/sandbox/co
 import { Journal, readJournal } from "../../../src/sandbox/journal.ts";
 import type { CreateContainerRequest, Mount } from "../../../src/sandbox/model.ts";
 import { createSharedDir, removeSharedDir } from "../../../src/storage/shared-dir.ts";
+import { serveShare } from "../../support/share-server.ts";
 import { createTempDir, mountsBelow, type TempDir } from "../../support/temp-dir.ts";
 
 /** A sandbox's directory, and a bundle with an empty `rootfs`. */
@@ -14,6 +15,7 @@ async function setUp(dir: TempDir) {
   for (const name of ["sandbox", "bundle", "bundle/rootfs", "image"]) mkdirSync(dir.join(name));
   writeFileSync(dir.join("image", "file"), "of the image");
   const shared = await createSharedDir(dir.join("sandbox"));
+  const server = await serveShare(shared);
   const journal = new Journal(dir.join("sandbox"));
   const request = (rootfs: readonly Mount[]): CreateContainerRequest => ({
     containerId: "c1",
@@ -24,10 +26,12 @@ async function setUp(dir: TempDir) {
   });
   return {
     shared,
+    server,
     journal,
     request,
     async [Symbol.asyncDispose]() {
       journal[Symbol.dispose]();
+      await server[Symbol.asyncDispose]();
       await removeSharedDir(dir.join("sandbox"), ["c1"]);
     },
   };
@@ -56,7 +60,7 @@ test("what containerd asks for is mounted at the bundle's rootfs, journalled fir
   await addFiles(sandbox, request, spec());
 
   expect(readFileSync(dir.join("bundle", "rootfs", "file"), "utf8")).toBe("of the image");
-  expect(readFileSync(`${sandbox.shared.path}/c1/rootfs/file`, "utf8")).toBe("of the image");
+  expect(readFileSync(`${sandbox.server.root}/c1/rootfs/file`, "utf8")).toBe("of the image");
   expect(readJournal(dir.join("sandbox"))).toEqual([
     { kind: "container", containerId: "c1" },
     { kind: "rootfs", path: dir.join("bundle", "rootfs") },
@@ -75,7 +79,7 @@ test("a root file system that the caller mounted itself stays mounted", async ()
   const request = sandbox.request([]);
 
   await addFiles(sandbox, request, spec());
-  expect(readFileSync(`${sandbox.shared.path}/c1/rootfs/file`, "utf8")).toBe("of the image");
+  expect(readFileSync(`${sandbox.server.root}/c1/rootfs/file`, "utf8")).toBe("of the image");
   await removeContainerFiles(request, sandbox.shared);
 
   expect(mountsBelow(dir.path)).toContain(dir.join("bundle", "rootfs"));
@@ -90,7 +94,7 @@ test("binds with relative sources are of the bundle, and read-only by their opti
 
   await addFiles(sandbox, request, spec({ mounts }));
 
-  const shown = `${sandbox.shared.path}/.volumes/0`;
+  const shown = `${sandbox.server.root}/.volumes/0`;
   expect(readFileSync(shown, "utf8")).toBe("127.0.0.1 x");
   expect(() => writeFileSync(shown, "")).toThrow("EROFS");
   await removeContainerFiles(request, sandbox.shared);
@@ -104,7 +108,7 @@ test("a root.readonly root file system that the caller brings cannot be written 
 
   await addFiles(sandbox, request, spec({ root: { path, readonly: true } }));
 
-  expect(() => writeFileSync(`${sandbox.shared.path}/c1/rootfs/new`, "")).toThrow("EROFS");
+  expect(() => writeFileSync(`${sandbox.server.root}/c1/rootfs/new`, "")).toThrow("EROFS");
   await removeContainerFiles(request, sandbox.shared);
 });
 
@@ -115,7 +119,7 @@ test("in a layer of its own a root.readonly container gets its mount points: the
 
   await addFiles(sandbox, request, spec({ root: { path: "rootfs", readonly: true } }));
 
-  mkdirSync(`${sandbox.shared.path}/c1/rootfs/proc`);
+  mkdirSync(`${sandbox.server.root}/c1/rootfs/proc`);
   await removeContainerFiles(request, sandbox.shared);
 });
 
@@ -141,7 +145,7 @@ test("a second mount has its place in the first one", async () => {
 
   await addFiles(sandbox, request, spec());
 
-  expect(readdirSync(`${sandbox.shared.path}/c1/rootfs/var/lib`)).toEqual(["inner"]);
+  expect(readdirSync(`${sandbox.server.root}/c1/rootfs/var/lib`)).toEqual(["inner"]);
   await removeContainerFiles(request, sandbox.shared);
   expect(mountsBelow(dir.path)).toEqual([sandbox.shared.path]);
 });

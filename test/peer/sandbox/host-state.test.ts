@@ -5,6 +5,7 @@ import { loadConfig } from "../../../src/config/load.ts";
 import { createHostState } from "../../../src/sandbox/host-state.ts";
 import { removeSandbox } from "../../../src/sandbox/remove.ts";
 import { run } from "../../support/cli-run.ts";
+import { serveShare } from "../../support/share-server.ts";
 import { createTempDir, type TempDir } from "../../support/temp-dir.ts";
 
 let dir: TempDir;
@@ -53,12 +54,16 @@ test("what could not be removed is found again: a second attempt goes by the jou
   host.journal.add({ kind: "container", containerId: "c" });
   await mkdir(dir.join("rootfs"));
   await mkdir(dir.join("rootfs/bin"));
+  const server = await serveShare(host.shared);
   await host.shared.addRootfs("c", dir.join("rootfs"), false);
+  await server[Symbol.asyncDispose]();
   host.journal[Symbol.dispose]();
-  // The mounts are there twice: the files of ours that hold the others cannot be removed.
+  // Somebody has mounted something on a directory of ours, by another path.
   await mkdir(dir.join("elsewhere"));
   const bind = ["mount", "--rbind", "--make-rprivate", stateDirectory, dir.join("elsewhere")];
   expect(await run(bind)).toMatchObject({ exitCode: 0 });
+  const stranger = dir.join("elsewhere/ns/twice/share/skeleton/c/rootfs");
+  expect(await run(["mount", "--bind", dir.join("rootfs"), stranger])).toMatchObject({ exitCode: 0 });
   const name = { stateDirectory, namespace: "ns", sandboxId: "twice" };
 
   await expect(removeSandbox(name)).rejects.toThrow();

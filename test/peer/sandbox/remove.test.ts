@@ -8,6 +8,7 @@ import { createHostState } from "../../../src/sandbox/host-state.ts";
 import { readJournal } from "../../../src/sandbox/journal.ts";
 import { removeSandbox } from "../../../src/sandbox/remove.ts";
 import { mount } from "../../../src/storage/mount.ts";
+import { serveShare } from "../../support/share-server.ts";
 import { createTempDir, mountsBelow, type TempDir } from "../../support/temp-dir.ts";
 
 const configOf = (dir: TempDir) => ({
@@ -40,6 +41,8 @@ async function leaveSandbox(dir: TempDir) {
   journal.add({ kind: "container", containerId: "c1" });
   journal.add({ kind: "rootfs", path: dir.join("bundle", "rootfs") });
   await mount("bind", dir.join("rootfs"), dir.join("bundle", "rootfs"), ["rbind"]);
+  const server = await serveShare(shared);
+  for (const identity of server.processes) journal.add({ kind: "process", name: "virtiofsd", identity });
   await shared.addRootfs("c1", dir.join("bundle", "rootfs"), false);
   await shared.addMount("c1", dir.join("volume"), {
     recursive: true,
@@ -53,7 +56,12 @@ async function leaveSandbox(dir: TempDir) {
   writeFileSync(paths.timeline, "[]");
   // Another that it was writing when it was killed.
   writeFileSync(`${paths.timeline}.0a1b2c3d`, "");
-  return { host, standIn };
+  shared[Symbol.dispose]();
+  const reap = async () => {
+    await standIn.ended;
+    await server[Symbol.asyncDispose]();
+  };
+  return { host, processes: [standIn.identity, ...server.processes], reap };
 }
 
 test("createHostState() makes what the paths say, and removeSandbox() takes all of it away", async () => {
@@ -74,13 +82,13 @@ test("createHostState() makes what the paths say, and removeSandbox() takes all 
 
 test("removeSandbox() releases everything from the journal alone, and nothing behind a mount is touched", async () => {
   await using dir = createTempDir();
-  const { standIn } = await leaveSandbox(dir);
+  const { processes, reap } = await leaveSandbox(dir);
 
   await removeSandbox(nameIn(dir));
-  await standIn.ended;
+  await reap();
   await removeSandbox(nameIn(dir));
 
-  expect(isAlive(standIn.identity)).toBe(false);
+  for (const identity of processes) expect(isAlive(identity)).toBe(false);
   expect(mountsBelow(dir.path)).toEqual([]);
   expect(readdirSync(dir.join("state"))).toEqual([".user-ids"]);
   expect(readdirSync(dir.join("state", ".user-ids"))).toEqual([]);
@@ -91,10 +99,10 @@ test("removeSandbox() releases everything from the journal alone, and nothing be
 
 test("removeSandbox() twice at the same time is as good as once", async () => {
   await using dir = createTempDir();
-  const { standIn } = await leaveSandbox(dir);
+  const { reap } = await leaveSandbox(dir);
 
   const results = await Promise.allSettled([removeSandbox(nameIn(dir)), removeSandbox(nameIn(dir))]);
-  await standIn.ended;
+  await reap();
   // One may find what the other is just taking away.
   if (results.some(({ status }) => status === "rejected")) await removeSandbox(nameIn(dir));
 
@@ -141,12 +149,12 @@ test("removeSandbox() leaves the user id alone that another sandbox has by now",
 
 test("removeSandbox() goes on past what it cannot release, names it, and the next call finishes", async () => {
   await using dir = createTempDir();
-  const { host, standIn } = await leaveSandbox(dir);
+  const { host, reap } = await leaveSandbox(dir);
   // Nobody but a stranger makes a directory there; it is not deleted with what may be in it.
   mkdirSync(`${host.paths.vm}/stranger`);
 
   const error = (await removeSandbox(nameIn(dir)).catch((reason: unknown) => reason)) as AggregateError;
-  await standIn.ended;
+  await reap();
 
   expect(error.errors.map(({ message }: Error) => message)).toContain("Cannot release files of the VM");
   expect(mountsBelow(dir.path)).toEqual([]);
@@ -158,14 +166,14 @@ test("removeSandbox() goes on past what it cannot release, names it, and the nex
 
 test("removeSandbox() takes what a crash left in the middle of an exposed bind", async () => {
   await using dir = createTempDir();
-  const { host, standIn } = await leaveSandbox(dir);
+  const { host, reap } = await leaveSandbox(dir);
   const staging = `${host.paths.directory}/share/staging-c1`;
   mkdirSync(staging);
   await mount("bind", dir.join("volume"), staging, []);
   mkdirSync(`${host.paths.directory}/share/staging-c2`);
 
   await removeSandbox(nameIn(dir));
-  await standIn.ended;
+  await reap();
 
   expect(mountsBelow(dir.path)).toEqual([]);
   expect(existsSync(host.paths.directory)).toBe(false);
@@ -176,7 +184,7 @@ test("removeSandbox() needs no space on a full disk", async () => {
   await using dir = createTempDir();
   mkdirSync(dir.join("state"));
   execFileSync("mount", ["-t", "tmpfs", "-o", "size=256k", "none", dir.join("state")]);
-  const { host, standIn } = await leaveSandbox(dir);
+  const { host, reap } = await leaveSandbox(dir);
   try {
     writeFileSync(dir.join("state", "ballast"), Buffer.alloc(1024 * 1024));
   } catch {
@@ -184,7 +192,7 @@ test("removeSandbox() needs no space on a full disk", async () => {
   }
 
   await removeSandbox(nameIn(dir));
-  await standIn.ended;
+  await reap();
 
   expect(existsSync(host.paths.directory)).toBe(false);
   expect(mountsBelow(dir.path)).toEqual([dir.join("state")]);
@@ -192,10 +200,10 @@ test("removeSandbox() needs no space on a full disk", async () => {
 
 test("createHostState() removes what an earlier sandbox of the name left, and takes its place", async () => {
   await using dir = createTempDir();
-  const { standIn } = await leaveSandbox(dir);
+  const { reap } = await leaveSandbox(dir);
 
   const host = await createHostState(dir.token, "s1", configOf(dir));
-  await standIn.ended;
+  await reap();
 
   expect(mountsBelow(dir.path)).toEqual([host.shared.path]);
   expect(readdirSync(host.paths.directory).sort()).toEqual(["journal", "share"]);

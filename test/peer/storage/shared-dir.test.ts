@@ -1,10 +1,9 @@
-import { execFileSync, spawn } from "node:child_process";
-import { once } from "node:events";
-import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { mkdirSync, readdirSync, readFileSync, rmdirSync, symlinkSync, writeFileSync } from "node:fs";
 import { expect, test } from "vitest";
-import { parseMountInfo } from "../../../src/storage/mount.ts";
 import { createSharedDir, removeSharedDir } from "../../../src/storage/shared-dir.ts";
 import type { BindOptions } from "../../../src/storage/shared-volumes.ts";
+import { serveShare } from "../../support/share-server.ts";
 import { createTempDir, mountsBelow, type TempDir } from "../../support/temp-dir.ts";
 
 function options(readOnly: BindOptions["readOnly"] = "none"): BindOptions {
@@ -30,31 +29,13 @@ function makeVolumeWithSubmount(dir: TempDir): string {
   return volume;
 }
 
-/** Stands for virtiofsd: a process in a mount namespace of its own that is a slave of ours. */
-async function enterSlaveNamespace() {
-  const child = spawn("unshare", ["--mount", "--propagation", "slave", "sh", "-c", "echo; exec sleep 600"], {
-    stdio: ["ignore", "pipe", "ignore"],
-  });
-  await once(child.stdout, "data");
-  return {
-    mountsBelow: (directory: string) =>
-      parseMountInfo(readFileSync(`/proc/${child.pid}/mountinfo`, "utf8"))
-        .map(({ mountPoint }) => mountPoint)
-        .filter((point) => point.startsWith(`${directory}/`)),
-    root: `/proc/${child.pid}/root`,
-    async [Symbol.asyncDispose]() {
-      child.kill("SIGKILL");
-      await once(child, "exit");
-    },
-  };
-}
-
 test("a root file system, directories and files appear in the share and are gone after the removal", async () => {
   await using dir = createTempDir();
   const rootfs = makeSource(dir, "rootfs-source");
   const volume = makeSource(dir, "volume");
   mkdirSync(dir.join("sandbox"));
   const shared = await createSharedDir(dir.join("sandbox"));
+  await using server = await serveShare(shared);
 
   expect(await shared.addRootfs("c1", rootfs, false)).toBe("c1/rootfs");
   expect(await shared.addMount("c1", volume, options())).toEqual({ path: ".volumes/0", hasMounts: false });
@@ -62,10 +43,10 @@ test("a root file system, directories and files appear in the share and are gone
     path: ".volumes/1",
     hasMounts: false,
   });
-  writeFileSync(`${shared.path}/.volumes/0/from-guest`, "guest data");
+  writeFileSync(`${server.root}/.volumes/0/from-guest`, "guest data");
 
-  expect(readFileSync(`${shared.path}/c1/rootfs/precious`, "utf8")).toBe("host data");
-  expect(readFileSync(`${shared.path}/.volumes/1`, "utf8")).toBe("host data");
+  expect(readFileSync(`${server.root}/c1/rootfs/precious`, "utf8")).toBe("host data");
+  expect(readFileSync(`${server.root}/.volumes/1`, "utf8")).toBe("host data");
   expect(readFileSync(`${volume}/from-guest`, "utf8")).toBe("guest data");
   expect(readdirSync(dir.join("sandbox")).sort()).toEqual(["share"]);
 
@@ -73,6 +54,7 @@ test("a root file system, directories and files appear in the share and are gone
   await shared.removeContainer("c1");
   expect(readdirSync(shared.path)).toEqual([".volumes"]);
   expect(readdirSync(`${shared.path}/.volumes`)).toEqual([]);
+  expect(server.mounts()).toEqual([]);
   expect(mountsBelow(dir.path)).toEqual([shared.path]);
 
   await removeSharedDir(dir.join("sandbox"), ["c1"]);
@@ -88,6 +70,7 @@ test("what containers bind in the same way is one mount, which goes with the las
   mkdirSync(dir.join("sandbox"));
   symlinkSync(volume, dir.join("link"));
   const shared = await createSharedDir(dir.join("sandbox"));
+  await using server = await serveShare(shared);
 
   const paths = await Promise.all([
     shared.addMount("c1", volume, options()),
@@ -99,13 +82,13 @@ test("what containers bind in the same way is one mount, which goes with the las
   expect(new Set(paths.map(({ path }) => path)).size).toBe(3);
 
   await shared.removeContainer("c2");
-  expect(mountsBelow(shared.path)).toEqual([`${shared.path}/${paths[0].path}`, shared.path]);
+  expect(server.mounts()).toEqual([`/${paths[0].path}`]);
   // What is mounted in it by now comes along: it is not the same any more.
   execFileSync("mount", ["-t", "tmpfs", "none", volume]);
   expect(await shared.addMount("c3", volume, options())).not.toEqual(paths[0]);
   await shared.removeContainer("c3");
   await shared.removeContainer("c1");
-  expect(mountsBelow(shared.path)).toEqual([shared.path]);
+  expect(server.mounts()).toEqual([]);
   await removeSharedDir(dir.join("sandbox"), ["c1", "c2", "c3"]);
 });
 
@@ -115,10 +98,11 @@ test("removeSharedDir() with every mount still inside deletes nothing of the hos
   const volume = makeSource(dir, "volume");
   mkdirSync(dir.join("sandbox"));
   const shared = await createSharedDir(dir.join("sandbox"));
+  await using _server = await serveShare(shared);
   await shared.addRootfs("c1", rootfs, false);
   await shared.addMount("c1", volume, options());
   await shared.addMount("c1", `${volume}/precious`, options("all"));
-  // One more on top, as nobody should have made it.
+  // And one that nobody should have made.
   execFileSync("mount", ["--bind", volume, `${shared.path}/c1/rootfs`]);
 
   await removeSharedDir(dir.join("sandbox"), ["c1"]);
@@ -135,14 +119,15 @@ test("the guest cannot write between the mounts, so it never chooses what the ho
   writeFileSync(dir.join("victim", "precious"), "host data");
   mkdirSync(dir.join("sandbox"));
   const shared = await createSharedDir(dir.join("sandbox"));
+  await using server = await serveShare(shared);
   await shared.addRootfs("c1", rootfs, false);
 
   const attempts = [
-    () => symlinkSync(dir.join("victim"), `${shared.path}/c1/mounts`),
-    () => symlinkSync(dir.join("victim"), `${shared.path}/c2`),
-    () => mkdirSync(`${shared.path}/c2`),
-    () => execFileSync("mv", [`${shared.path}/c1`, `${shared.path}/c9`], { stdio: "pipe" }),
-    () => writeFileSync(`${shared.path}/file`, ""),
+    () => symlinkSync(dir.join("victim"), `${server.root}/c1/mounts`),
+    () => symlinkSync(dir.join("victim"), `${server.root}/c2`),
+    () => mkdirSync(`${server.root}/c2`),
+    () => execFileSync("mv", [`${server.root}/c1`, `${server.root}/c9`], { stdio: "pipe" }),
+    () => writeFileSync(`${server.root}/file`, ""),
   ];
   for (const attempt of attempts) expect(attempt).toThrow(/EROFS|Read-only/);
 
@@ -156,17 +141,15 @@ test("a read-only bind cannot be written, nor what is mounted below it", async (
   const volume = makeVolumeWithSubmount(dir);
   mkdirSync(dir.join("sandbox"));
   const shared = await createSharedDir(dir.join("sandbox"));
+  await using server = await serveShare(shared);
   await shared.addMount("c1", volume, options("all"));
-  await using guest = await enterSlaveNamespace();
   await shared.addMount("c1", volume, { ...options("all"), propagation: "slave" });
 
-  for (const base of [shared.path, `${guest.root}${shared.path}`]) {
-    for (const index of [0, 1]) {
-      const path = `${base}/.volumes/${index}`;
-      expect(readFileSync(`${path}/disk/precious`, "utf8")).toBe("host data");
-      expect(() => writeFileSync(`${path}/new`, "")).toThrow("EROFS");
-      expect(() => writeFileSync(`${path}/disk/new`, "")).toThrow("EROFS");
-    }
+  for (const index of [0, 1]) {
+    const path = `${server.root}/.volumes/${index}`;
+    expect(readFileSync(`${path}/disk/precious`, "utf8")).toBe("host data");
+    expect(() => writeFileSync(`${path}/new`, "")).toThrow("EROFS");
+    expect(() => writeFileSync(`${path}/disk/new`, "")).toThrow("EROFS");
   }
   writeFileSync(`${volume}/disk/of the host`, "");
 
@@ -178,6 +161,7 @@ test("the removal of a container leaves alone what is mounted below a volume on 
   const volume = makeVolumeWithSubmount(dir);
   mkdirSync(dir.join("sandbox"));
   const shared = await createSharedDir(dir.join("sandbox"));
+  await using _server = await serveShare(shared);
   await shared.addRootfs("c1", volume, false);
   await shared.addMount("c1", volume, options());
   await shared.addMount("c1", volume, options("all"));
@@ -189,22 +173,43 @@ test("the removal of a container leaves alone what is mounted below a volume on 
   expect(mountsBelow(dir.path)).toEqual([`${volume}/disk`, volume]);
 });
 
-test("mounts made and removed later come and go in virtiofsd's namespace, submounts included", async () => {
+test("the host can unmount and remove what was mounted below a volume that a container has", async () => {
   await using dir = createTempDir();
   const volume = makeVolumeWithSubmount(dir);
   mkdirSync(dir.join("sandbox"));
   const shared = await createSharedDir(dir.join("sandbox"));
-  await using guest = await enterSlaveNamespace();
-
+  await using server = await serveShare(shared);
   await shared.addMount("c1", volume, options());
-  expect(guest.mountsBelow(shared.path)).toEqual([
-    `${shared.path}/.volumes/0`,
-    `${shared.path}/.volumes/0/disk`,
-  ]);
+  await shared.addMount("c1", volume, { ...options(), propagation: "slave" });
+  expect(server.mounts().sort()).toEqual([0, 1].flatMap((n) => [`/.volumes/${n}`, `/.volumes/${n}/disk`]));
+
+  execFileSync("umount", [`${volume}/disk`]);
+  rmdirSync(`${volume}/disk`);
 
   await shared.removeContainer("c1");
-  expect(guest.mountsBelow(shared.path)).toEqual([]);
+  expect(server.mounts()).toEqual([]);
   await removeSharedDir(dir.join("sandbox"), ["c1"]);
+});
+
+test("what is added before the share is served is there once it is, and fails when it will not be", async () => {
+  await using dir = createTempDir();
+  const volume = makeVolumeWithSubmount(dir);
+  for (const name of ["one", "two"]) mkdirSync(dir.join(name));
+  const shared = await createSharedDir(dir.join("one"));
+  const adding = shared.addMount("c1", volume, options());
+  await using server = await serveShare(shared);
+  await adding;
+  expect(server.mounts()).toEqual(["/.volumes/0", "/.volumes/0/disk"]);
+  await removeSharedDir(dir.join("one"), ["c1"]);
+
+  using other = await createSharedDir(dir.join("two"));
+  const waiting = other.addMount("c1", volume, options());
+  // A process with another root.
+  expect(() => other.serve(process.pid)).toThrow(/is not its root/);
+  other.abandon(new Error("no server"));
+  await expect(waiting).rejects.toThrow("no server");
+  await removeSharedDir(dir.join("two"), ["c1"]);
+  expect(mountsBelow(dir.path)).toEqual([`${volume}/disk`, volume]);
 });
 
 test("removeSharedDir() finds the mounts of a state directory that is named through a symbolic link", async () => {
@@ -213,6 +218,7 @@ test("removeSharedDir() finds the mounts of a state directory that is named thro
   mkdirSync(dir.join("real", "sandbox"), { recursive: true });
   symlinkSync(dir.join("real"), dir.join("link"));
   const shared = await createSharedDir(dir.join("link", "sandbox"));
+  await using _server = await serveShare(shared);
   await shared.addRootfs("c1", rootfs, true);
 
   await removeSharedDir(dir.join("link", "sandbox"), ["c1"]);
@@ -236,6 +242,7 @@ test.each(refused)("addMount() of $name is refused and leaves nothing", async ({
   mkdirSync(dir.join("sandbox"));
   make(dir.join("source"));
   const shared = await createSharedDir(dir.join("sandbox"));
+  await using server = await serveShare(shared);
 
   await expect(shared.addMount("c1", dir.join("source"), options("all"))).rejects.toMatchObject({
     code,
@@ -243,7 +250,7 @@ test.each(refused)("addMount() of $name is refused and leaves nothing", async ({
   });
 
   expect(mountsBelow(dir.path)).toEqual([shared.path]);
-  expect(existsSync(`${shared.path}/c1`)).toBe(false);
+  expect(server.mounts()).toEqual([]);
   await removeSharedDir(dir.join("sandbox"), ["c1"]);
   expect(readdirSync(dir.join("sandbox"))).toEqual([]);
 });
@@ -253,13 +260,13 @@ test("addMount() of a directory that holds the share leaves our own mounts out",
   const directory = dir.join("state/ns/sandbox");
   mkdirSync(directory, { recursive: true });
   const shared = await createSharedDir(directory);
+  await using server = await serveShare(shared);
   await shared.addRootfs("c1", makeSource(dir, "rootfs"), false);
   try {
     const { path: added } = await shared.addMount("c1", dir.path, options());
 
-    const inside = mountsBelow(`${shared.path}/${added}`);
-    expect(inside).toEqual([`${shared.path}/${added}`]);
-    expect(readFileSync(`${shared.path}/${added}/rootfs/precious`, "utf8")).toBe("host data");
+    expect(server.mounts().sort()).toEqual([`/${added}`, "/c1/rootfs"]);
+    expect(readFileSync(`${server.root}/${added}/rootfs/precious`, "utf8")).toBe("host data");
   } finally {
     await removeSharedDir(directory, ["c1"]);
   }
@@ -271,6 +278,7 @@ test("addMount() refuses what lies in the sandbox's own state", async () => {
   const directory = dir.join("state/ns/sandbox");
   mkdirSync(directory, { recursive: true });
   const shared = await createSharedDir(directory);
+  await using _server = await serveShare(shared);
   try {
     const adding = shared.addMount("c1", `${directory}/share/skeleton`, options());
 
