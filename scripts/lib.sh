@@ -167,6 +167,23 @@ tree_lock() {
   lock "$1-$(sha256sum <<<"$root" | head -c 8)"
 }
 
+# apt_fetch_source FOLDER PACKAGE downloads and unpacks a source package into the folder, with Debian's patches applied. The machine's list of sources need not name sources:
+# they lie where its packages do.
+apt_fetch_source() {
+  local folder=$1 name=$2 apt=$1/apt file
+  mkdir -p "$apt"/{parts,lists/partial}
+  for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.{list,sources}; do
+    [[ ! -f $file ]] || sed 's/^deb /deb-src /; s/^Types:.*/Types: deb-src/' "$file" >"$apt/parts/${file##*/}"
+  done
+  if [[ -f $apt/parts/sources.list ]]; then mv "$apt/parts/sources.list" "$apt/parts/main.list"; fi
+  local options=(-o Dir::Etc::SourceList=/dev/null -o "Dir::Etc::SourceParts=$apt/parts" -o "Dir::State::lists=$apt/lists"
+    -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= -o APT::Sandbox::User=root)
+  # A third party's repository may have no sources; what is wanted is found or not.
+  patient apt-get "${options[@]}" update || true
+  patient env -C "$folder" apt-get "${options[@]}" source "$name"
+  rm -r "$apt"
+}
+
 # need_cargo OLDEST checks for a Rust that can build what is asked for; Debian 12's own is too old.
 need_cargo() {
   local have
