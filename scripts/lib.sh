@@ -248,4 +248,30 @@ apt_fetch() {
   fi
 }
 
+# extract_vmlinux BZIMAGE FOLDER puts the kernel as it is inside a bzImage, which has a small program in front that unpacks it,
+# into the folder as vmlinux.
+# Where it lies is said in the boot header (Documentation/arch/x86/boot.rst): looking for a magic finds wrong places.
+extract_vmlinux() {
+  local bzimage=$1 offset length sectors payload magic
+  read -r offset length < <(od -An -t u4 -j $((0x248)) -N 8 "$bzimage")
+  read -r sectors < <(od -An -t u1 -j $((0x1f1)) -N 1 "$bzimage")
+  offset=$((offset + (sectors + 1) * 512))
+  payload=$2/payload
+  # The last four bytes are the size of the unpacked kernel, for all packers but gzip, which has it anyway.
+  tail -c +$((offset + 1)) "$bzimage" | head -c $((length - 4)) >"$payload" || true
+  read -r magic < <(od -An -t x4 -N 4 "$payload")
+  case $magic in
+    fd2fb528) zstd --decompress --quiet --stdout "$payload" ;;
+    184c2102) lz4 --decompress --quiet --stdout "$payload" ;;
+    587a37fd) xz --decompress --quiet --stdout "$payload" ;;
+    *8b1f) tail -c +$((offset + 1)) "$bzimage" | gzip --decompress --quiet --stdout 2>/dev/null || true ;;
+    464c457f) cat "$payload" ;;
+    *) fail "the kernel in $bzimage is packed in an unknown way, it starts with 0x$magic" 'known: zstd, lz4, xz, gzip, none' ;;
+  esac >"$2/vmlinux"
+  rm "$payload"
+  readelf --file-header "$2/vmlinux" >/dev/null
+  # Xen is the owner's name of the note that says where a kernel is entered without a boot loader (PVH).
+  readelf --notes --wide "$2/vmlinux" 2>/dev/null | grep -q Xen || fail "the kernel in $bzimage has no PVH entry"
+}
+
 [[ $(uname -m) == x86_64 ]] || fail "this machine is $(uname -m); Caisson is built for x86_64 only"
