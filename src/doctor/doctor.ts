@@ -5,7 +5,7 @@ import { type Check, error, type Finding } from "./finding.ts";
 import { guestFiles, hypervisor, virtiofsd } from "./guest.ts";
 import { cgroups, disk, limits, permissions } from "./host.ts";
 import type { Probe } from "./probe.ts";
-import { cpu, kvm, trafficControl, tun, vsock } from "./virtualization.ts";
+import { cpu, kvm, landlock, trafficControl, tun, vsock } from "./virtualization.ts";
 
 const checks: readonly Check[] = [
   permissions,
@@ -17,6 +17,7 @@ const checks: readonly Check[] = [
   cgroups,
   guestFiles,
   hypervisor,
+  landlock,
   virtiofsd,
   containerd,
   containerdRuntime,

@@ -2,6 +2,7 @@ import { createReadStream } from "node:fs";
 import { access, constants, open, readdir, readFile, statfs } from "node:fs/promises";
 import { codeOf, describe, errnoOf } from "../base/errors.ts";
 import { exec } from "../base/exec.ts";
+import { loadNative } from "../base/native.ts";
 import { type HostVirtualization, inspectHost } from "../hypervisor/accelerator.ts";
 
 /** All that a check can see of the host. Nothing of it changes the host, but that opening a device may load its module. */
@@ -22,6 +23,8 @@ export interface Probe {
   /** Runs a program for at most ten seconds. */
   run(argv: readonly string[], input?: string): Promise<ProgramResult>;
   virtualization(): Promise<HostVirtualization>;
+  /** The version of Landlock that this kernel has (landlock(7)); 0: none. */
+  landlockVersion(): number;
 }
 
 export type ProgramResult =
@@ -46,6 +49,7 @@ export const hostProbe: Probe = {
   free,
   run,
   virtualization: inspectHost,
+  landlockVersion: () => loadNative().landlockVersion(),
 };
 
 async function openDevice(path: string): Promise<string | undefined> {

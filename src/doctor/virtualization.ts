@@ -1,4 +1,5 @@
 import { chooseAccelerator } from "../hypervisor/accelerator.ts";
+import { neededLandlock } from "../hypervisor/cloud-hypervisor/plan.ts";
 import { describe } from "../base/errors.ts";
 import { type Check, type CheckContext, error, type Finding, ok, warning } from "./finding.ts";
 
@@ -74,6 +75,18 @@ export const vsock: Check = async ({ probe, config }) => {
     finding: `vhost-device-vsock: /dev/vhost-vsock does not open (${errno})`,
     why: "a process for each VM moves the bytes, which costs memory and time",
     remedy,
+  });
+};
+
+export const landlock: Check = async ({ probe, config }) => {
+  const name = "Landlock";
+  const version = probe.landlockVersion();
+  if (config.hypervisor !== "cloud-hypervisor") return ok(name, `version ${version}, not used with QEMU`);
+  if (version >= neededLandlock) return ok(name, `version ${version}`);
+  return warning(name, {
+    finding: `this kernel has version ${version}, Cloud Hypervisor wants ${neededLandlock} or newer`,
+    why: "with it a Cloud Hypervisor that a guest has taken over reaches only the files of its own VM",
+    remedy: 'boot Linux 6.2 or newer with "landlock" in its lsm= list (cat /sys/kernel/security/lsm)',
   });
 };
 

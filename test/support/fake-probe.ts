@@ -14,6 +14,7 @@ export interface FakeHost {
   readonly freeBytes?: number;
   readonly freeInodes?: number;
   readonly virtualization?: HostVirtualization;
+  readonly landlockVersion?: number;
 }
 
 const bare: HostVirtualization = {
@@ -33,5 +34,6 @@ export function fakeProbe(host: FakeHost): Probe {
     free: async () => ({ bytes: host.freeBytes ?? 2 ** 40, inodes: host.freeInodes ?? 10 ** 6 }),
     run: async ([program = ""]) => host.programs?.[program] ?? { tag: "missing" },
     virtualization: async () => host.virtualization ?? bare,
+    landlockVersion: () => host.landlockVersion ?? 0,
   };
 }

@@ -21,6 +21,7 @@ import {
   type CloudHypervisorPlan,
   consoleSocketName,
   type InheritedFile,
+  neededLandlock,
   planCloudHypervisor,
 } from "./plan.ts";
 import { addNet, type Api, bootVm, createVm } from "./rest.ts";
@@ -36,8 +37,6 @@ const startTimeoutMs = 30_000;
 /** How long the end of a process, whose connection has ended already, may take to be noticed. */
 const exitNoticeMs = 2_000;
 const consoleLimitBytes = 64 * 1024;
-/** The version that Cloud Hypervisor asks for; with less it refuses the VM. Linux 6.2 has it. */
-const landlockVersion = 3;
 const name = "Cloud Hypervisor";
 
 /** The driver for Cloud Hypervisor 53 and newer. */
@@ -95,9 +94,9 @@ async function boot(
 
 function hasLandlock({ warn }: CloudHypervisorOptions): boolean {
   const version = loadNative().landlockVersion();
-  if (version >= landlockVersion) return true;
+  if (version >= neededLandlock) return true;
   warn(
-    `Cloud Hypervisor runs without Landlock: this kernel has version ${version} of it, expected ${landlockVersion} or newer (Linux 6.2)`,
+    `Cloud Hypervisor runs without Landlock: this kernel has version ${version} of it, expected ${neededLandlock} or newer (Linux 6.2)`,
   );
   return false;
 }

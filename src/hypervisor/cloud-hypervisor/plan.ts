@@ -6,6 +6,9 @@ import type { Disk, Nic, Share, VmConfig } from "../vm-config.ts";
 export const apiSocketName = "api.sock";
 export const consoleSocketName = "console.sock";
 
+/** The version of Landlock that Cloud Hypervisor asks for; with less it refuses the VM. Linux 6.2 has it. */
+export const neededLandlock = 3;
+
 /** A file that is opened by us and inherited, as with QEMU: its user needs no way to the path. */
 export interface InheritedFile {
   readonly path: string;

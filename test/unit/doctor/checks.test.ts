@@ -7,7 +7,7 @@ import { examine, isHealthy } from "../../../src/doctor/doctor.ts";
 import { type Check, isOlder, versionIn } from "../../../src/doctor/finding.ts";
 import { guestFiles, hypervisor, virtiofsd } from "../../../src/doctor/guest.ts";
 import { cgroups, disk, limits, permissions } from "../../../src/doctor/host.ts";
-import { cpu, kvm, trafficControl, tun, vsock } from "../../../src/doctor/virtualization.ts";
+import { cpu, kvm, landlock, trafficControl, tun, vsock } from "../../../src/doctor/virtualization.ts";
 import type { HostVirtualization } from "../../../src/hypervisor/accelerator.ts";
 import { type FakeHost, fakeProbe } from "../../support/fake-probe.ts";
 import { createTempDir } from "../../support/temp-dir.ts";
@@ -123,6 +123,30 @@ const cases: Case[] = [
     config: { hypervisor: "cloud-hypervisor" },
     status: "ok",
     finding: /own/,
+  },
+  {
+    name: "Landlock, which QEMU does without",
+    check: landlock,
+    host: {},
+    status: "ok",
+    finding: /version 0, not used/,
+  },
+  {
+    name: "Landlock for Cloud Hypervisor",
+    check: landlock,
+    host: { landlockVersion: 6 },
+    config: { hypervisor: "cloud-hypervisor" },
+    status: "ok",
+    finding: /version 6/,
+  },
+  {
+    name: "a Landlock that is too old for Cloud Hypervisor",
+    check: landlock,
+    host: { landlockVersion: 2 },
+    config: { hypervisor: "cloud-hypervisor" },
+    status: "warning",
+    finding: /version 2, Cloud Hypervisor wants 3/,
+    remedy: /lsm=/,
   },
   { name: "tun", check: tun, host: { devices: ["/dev/net/tun"] }, status: "ok", finding: /opens/ },
   { name: "no tun", check: tun, host: {}, status: "error", finding: /ENOENT/, remedy: /modprobe tun/ },
