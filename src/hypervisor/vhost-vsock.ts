@@ -19,12 +19,13 @@ const attempts = 32;
 /**
  * Takes a CID that no other guest of the host has: the kernel is asked, so that daemons cannot race.
  *
+ * @param pick  the CID to try next; default: any
  * @returns undefined where this kernel has no vhost-vsock
  * @throws permission_denied, resource_exhausted
  */
-export function openVhostVsock(): VhostVsock | undefined {
+export function openVhostVsock(pick = () => randomInt(minCid, endCid)): VhostVsock | undefined {
   for (let attempt = 1; ; attempt++) {
-    const cid = randomInt(minCid, endCid);
+    const cid = pick();
     try {
       const fd = loadNative().openVhostVsock(cid);
       return { cid, fd, [Symbol.dispose]: () => closeSync(fd) };
