@@ -1,4 +1,5 @@
 import { defineConfig } from "vitest/config";
+import { patient } from "./test/support/patience.ts";
 
 const minutes = 60_000;
 
@@ -11,8 +12,8 @@ function suite(name: string, options: { order: number; parallel: boolean; timeou
       include: [`test/${name}/**/*.test.ts`],
       // Run by `node --test` inside the lab.
       exclude: ["test/lab/guest/**"],
-      testTimeout: options.timeoutMs,
-      hookTimeout: options.timeoutMs,
+      testTimeout: patient(options.timeoutMs),
+      hookTimeout: patient(options.timeoutMs),
       sequence: { groupOrder: options.order },
       // A file gets a process of its own; two at most, because the smallest machine we care for has two cores.
       pool: "forks" as const,
@@ -40,9 +41,9 @@ export default defineConfig({
     ],
     // Prints every test with its time when it ends (and a skip's reason), then the standard closing lines.
     reporters: ["verbose"],
-    slowTestThreshold: 60_000,
+    slowTestThreshold: patient(60_000),
     passWithNoTests: true,
-    teardownTimeout: 60_000,
+    teardownTimeout: patient(60_000),
     // CI's machines are shared: a test that a busy minute broke gets a second chance, which the report names.
     retry: process.env["CI"] === "true" ? 1 : 0,
     // `test` = the essential cases, `all` adds the long ones (test/support/cli-level.ts).

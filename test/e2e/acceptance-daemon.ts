@@ -8,6 +8,7 @@ import { TtrpcClient } from "../../src/ttrpc/client.ts";
 import { buildPath } from "../support/cli-build.ts";
 import { start } from "../support/cli-run.ts";
 import type { Containerd } from "../support/containerd.ts";
+import { patient } from "../support/patience.ts";
 
 export const taskV2 = "containerd.task.v2.Task";
 export const taskV3 = "containerd.task.v3.Task";
@@ -38,7 +39,7 @@ export function addressOf(bundle: string): string {
 }
 
 export async function connectDaemon(socketPath: string): Promise<Daemon> {
-  const client = await TtrpcClient.connect(socketPath, { timeoutMs: 5000 });
+  const client = await TtrpcClient.connect(socketPath, { timeoutMs: patient(5000) });
   const call: Daemon["call"] = (name, request) =>
     client.call(taskV2, taskMethods[name] as never, request as never);
   return {
@@ -144,7 +145,7 @@ export async function shimDelete(containerd: Containerd, id: string, bundle: str
   if (outcome.exitCode !== 0 || outcome.stderr !== "") throw new Error(`delete failed: ${outcome.stderr}`);
   const { exitStatus } = messages.task.v2.DeleteResponse.decode(outcome.stdout);
   if (exitStatus !== 137) throw new Error(`delete says ${exitStatus}, not 137`);
-  if (outcome.durationMs > 5000) throw new Error(`delete took ${Math.round(outcome.durationMs)} ms`);
+  if (outcome.durationMs > patient(5000)) throw new Error(`delete took ${Math.round(outcome.durationMs)} ms`);
   return outcome.durationMs;
 }
 

@@ -1,4 +1,5 @@
 import type { Containerd } from "../support/containerd.ts";
+import { patient } from "../support/patience.ts";
 
 /** Whether the long cases are wanted: `make test-all`. */
 export const runsAll = process.env["CAISSON_TEST_LEVEL"] === "all";
@@ -15,7 +16,7 @@ export interface Line {
 
 /** Waits until a condition holds that nothing announces. */
 export async function until(what: string, holds: () => unknown, timeoutMs = 30_000): Promise<void> {
-  for (const end = performance.now() + timeoutMs; !(await holds()); ) {
+  for (const end = performance.now() + patient(timeoutMs); !(await holds()); ) {
     if (performance.now() > end) throw new Error(`Not within ${timeoutMs} ms: ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 50));
   }

@@ -14,6 +14,7 @@ import { restartLines } from "./acceptance-restart.ts";
 import { settingLines } from "./acceptance-settings.ts";
 import { shimLines } from "./acceptance-shim.ts";
 import { taskLines } from "./acceptance-tasks.ts";
+import { patient } from "../support/patience.ts";
 
 const lines: readonly Line[] = [...shimLines, ...taskLines, ...restartLines, ...methodLines, ...settingLines];
 const tableFile = join(import.meta.dirname, "../../build/test/acceptance.md");
@@ -38,7 +39,7 @@ describe.skipIf(!isCaisson).for(columns)("containerd $version", ({ folder, versi
   checkLeaksAroundEachTest(() => containerd.leakScope());
 
   for (const line of lines) {
-    test(line.name, { timeout: line.timeoutMs ?? 120_000 }, async (context) => {
+    test(line.name, { timeout: patient(line.timeoutMs ?? 120_000) }, async (context) => {
       if (line.skipped !== undefined) {
         results.set(cell(line, version), `not tried: ${line.skipped}`);
         context.skip(line.skipped);

@@ -1,5 +1,6 @@
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { type Running, runOk, start } from "./cli-run.ts";
+import { patient } from "./patience.ts";
 
 export interface PtyOptions {
   readonly env?: Readonly<Record<string, string>>;
@@ -72,7 +73,7 @@ export function startOnPty(commandLine: string, options: PtyOptions = {}): Pty {
         if (match !== null) finish(() => resolve(match));
         else if (isOver) fail("the program ended");
       };
-      const timer = setTimeout(() => fail(`not within ${timeoutMs} ms`), timeoutMs);
+      const timer = setTimeout(() => fail(`not within ${timeoutMs} ms`), patient(timeoutMs));
       listeners.add(check);
       check();
     });

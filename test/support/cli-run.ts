@@ -2,13 +2,14 @@ import { type ChildProcessWithoutNullStreams, spawn } from "node:child_process";
 import { once } from "node:events";
 import type { Readable, Writable } from "node:stream";
 import { text } from "node:stream/consumers";
+import { patient } from "./patience.ts";
 
 export interface RunOptions {
   readonly env?: Readonly<Record<string, string>>;
   readonly cwd?: string;
   /** Given to stdin, then end of file; default: end of file at once. */
   readonly input?: string | Uint8Array | Readable;
-  /** After it SIGKILL, and the result says so. */
+  /** After it (times the suites' patience) SIGKILL, and the result says so. */
   readonly timeoutMs?: number;
 }
 
@@ -44,12 +45,15 @@ export function start(argv: readonly string[], options: Omit<RunOptions, "input"
     stdio: "pipe",
   });
   let timedOut = false;
-  const timer = setTimeout(() => {
-    timedOut = true;
-    child.kill("SIGKILL");
-    // A grandchild may hold the pipes; the result is what counts now.
-    for (const stream of [child.stdout, child.stderr]) stream.destroy();
-  }, options.timeoutMs ?? defaultTimeoutMs);
+  const timer = setTimeout(
+    () => {
+      timedOut = true;
+      child.kill("SIGKILL");
+      // A grandchild may hold the pipes; the result is what counts now.
+      for (const stream of [child.stdout, child.stderr]) stream.destroy();
+    },
+    patient(options.timeoutMs ?? defaultTimeoutMs),
+  );
   // A program that ends before it has read its stdin is no error of ours.
   child.stdin.on("error", () => {});
   const failed = once(child, "error").then(([error]) => {

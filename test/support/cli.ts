@@ -3,14 +3,12 @@ import { buildPath, requireFiles } from "./cli-build.ts";
 import { type PtyOptions, type Pty, startOnPty } from "./cli-pty.ts";
 import { run, type RunOptions, type RunResult, type Running, start } from "./cli-run.ts";
 import type { LeakScope } from "./leaks-scope.ts";
+import { withSuiteSettings } from "./suite-settings.ts";
 import { createTempDir, type TempDir } from "./temp-dir.ts";
 
 const program = buildPath("bin/caisson");
 /** The demo image as an OCI layout; beside it `.tar`, the archive. */
 export const layout = buildPath("images/busybox");
-
-/** What the whole suite runs with, as TOML: `make test-lab` runs it on other machines and hypervisors. */
-const suiteSettings = process.env["CAISSON_TEST_SETTINGS"] ?? 'accel = "auto"';
 
 /** The image that every test runs. */
 export const image = `oci:${layout}:latest`;
@@ -24,10 +22,8 @@ export interface Cli extends AsyncDisposable {
   start(args: readonly string[], options?: Omit<RunOptions, "input">): Running;
   /** On a terminal; the arguments are quoted for the shell. `after` is shell text that follows the command. */
   onPty(args: readonly string[], options?: PtyOptions, after?: string): Pty;
-  /** Adds lines to the configuration until the result is disposed. */
+  /** Adds lines to the configuration, or puts them in the place of its own, until the result is disposed. */
   configure(toml: string): Disposable;
-  /** Puts another directory in the place of one of the configuration's until the result is disposed. */
-  configureInstead(setting: string, directory: string): Disposable;
   /** Removes what a failed test left, so that it does not stand in the way of the next. */
   removeAll(): Promise<void>;
   /** For the leak checker: state and data directories with all that is in them. */
@@ -41,15 +37,11 @@ export async function createCli(): Promise<Cli> {
   const config = dir.join("caisson.toml");
   const state = dir.join("run");
   const data = dir.join("data");
-  const settings = `${suiteSettings}\nstate_directory = "${state}"\ndata_directory = "${data}"\n`;
+  const settings = `state_directory = "${state}"\ndata_directory = "${data}"`;
   for (const path of [state, data]) mkdirSync(path);
-  writeFileSync(config, settings);
+  writeFileSync(config, withSuiteSettings(settings));
   const env = { CAISSON_CONFIG: config };
 
-  const replace = (text: string) => {
-    writeFileSync(config, text);
-    return { [Symbol.dispose]: () => writeFileSync(config, settings) };
-  };
   const cli: Cli = {
     dir,
     id: (name) => `${dir.token}-${name}`,
@@ -60,9 +52,10 @@ export async function createCli(): Promise<Cli> {
         ...options,
         env: { ...env, ...options?.env },
       }),
-    configure: (toml) => replace(`${settings}${toml}\n`),
-    configureInstead: (setting, directory) =>
-      replace(settings.replace(new RegExp(`^${setting} = .*$`, "m"), `${setting} = "${directory}"`)),
+    configure: (toml) => {
+      writeFileSync(config, withSuiteSettings(settings, toml));
+      return { [Symbol.dispose]: () => writeFileSync(config, withSuiteSettings(settings)) };
+    },
     leakScope: () => ({ marks: [dir.token], directories: [state, data] }),
     removeAll: async () => {
       const listed = await cli.run(["ps", "--all", "--quiet"]);

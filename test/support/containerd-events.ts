@@ -2,6 +2,7 @@ import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { start } from "./cli-run.ts";
 import type { Containerd } from "./containerd.ts";
+import { patient } from "./patience.ts";
 
 /** An event as `ctr events` prints it: time, namespace, topic, content. */
 export interface ContainerdEvent {
@@ -49,7 +50,7 @@ export async function watchEvents(containerd: Containerd): Promise<EventStream> 
         const timer = setTimeout(() => {
           listeners.delete(check);
           reject(new Error(`No such event within ${timeoutMs} ms; there were ${JSON.stringify(events)}`));
-        }, timeoutMs);
+        }, patient(timeoutMs));
         listeners.add(check);
         check();
       }),

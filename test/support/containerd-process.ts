@@ -9,6 +9,7 @@ import { outcome, type RunResult } from "./cli-run.ts";
 import { findCgroups } from "./leaks-kernel.ts";
 import { markedProcesses } from "./leaks-processes.ts";
 import type { LeakScope } from "./leaks-scope.ts";
+import { patient } from "./patience.ts";
 import type { TempDir } from "./temp-dir.ts";
 
 /** Folder with containerd, ctr and containerd-shim-runc-v2; `scripts/test-tools` fills it. */
@@ -53,7 +54,7 @@ export async function launchContainerd(options: LaunchOptions): Promise<ChildPro
   });
   ended.catch(() => {});
   await Promise.race([socketAppeared, ended]);
-  const deadline = performance.now() + 60_000;
+  const deadline = performance.now() + patient(60_000);
   for (;;) {
     const answer = await Promise.race([isServing(), ended]);
     if (answer.exitCode === 0) return child;
@@ -75,7 +76,7 @@ export async function stopContainerd(child: ChildProcess): Promise<void> {
   if (child.exitCode !== null || child.signalCode !== null) return;
   const exited = once(child, "exit");
   child.kill("SIGTERM");
-  const timer = setTimeout(() => child.kill("SIGKILL"), 10_000);
+  const timer = setTimeout(() => child.kill("SIGKILL"), patient(10_000));
   await exited;
   clearTimeout(timer);
 }

@@ -14,6 +14,8 @@ import {
   stopContainerd,
 } from "./containerd-process.ts";
 import type { LeakScope } from "./leaks-scope.ts";
+import { patient } from "./patience.ts";
+import { withSuiteSettings } from "./suite-settings.ts";
 import { createTempDir, type TempDir } from "./temp-dir.ts";
 
 /** The runtime under test. Another one (io.containerd.runc.v2) shows whether a test's expectation is fair. */
@@ -37,7 +39,7 @@ export interface Containerd extends AsyncDisposable {
   runArgs(flags: readonly string[], id: string, ...command: string[]): string[];
   /** Runs a container in the background; disposing the result removes task and container, whatever their state. */
   startTask(flags: readonly string[], id: string, ...command: string[]): Promise<Task>;
-  /** Adds lines to Caisson's configuration for the sandboxes that start until the result is disposed. */
+  /** Adds lines to Caisson's configuration, or puts them in the place of its own, for the sandboxes that start until the result is disposed. */
   configure(toml: string): Disposable;
   /** Removes the tasks and containers that a failed test left, so that they do not stand in the way of the next. */
   removeAll(): Promise<void>;
@@ -116,7 +118,7 @@ export async function startContainerd(binaries = currentBinaries): Promise<Conta
       }
     },
     configure: (toml) => {
-      writeFileSync(files.caissonConfig, `${caissonConfig(dir, files)}${toml}\n`);
+      writeFileSync(files.caissonConfig, caissonConfig(dir, files, toml));
       return { [Symbol.dispose]: () => writeFileSync(files.caissonConfig, caissonConfig(dir, files)) };
     },
     kill,
@@ -211,14 +213,24 @@ address = "${files.socket}"
 level = "trace"
 [plugins."io.containerd.internal.v1.opt"]
 path = "${dir.join("opt")}"
-`,
+${timeouts()}`,
   );
   writeFileSync(files.caissonConfig, caissonConfig(dir, files));
   return files;
 }
 
-function caissonConfig(dir: TempDir, files: Files): string {
-  return `accel = "auto"\nstate_directory = "${files.sandboxes}"\ndata_directory = "${dir.join("data")}"\n`;
+/** What containerd allows a shim: its own values, longer on a host that is slow as a whole. */
+function timeouts(): string {
+  const seconds = { "shim.cleanup": 5, "shim.load": 5, "shim.shutdown": 3, "task.state": 2 };
+  const lines = Object.entries(seconds).map(
+    ([name, value]) => `"io.containerd.timeout.${name}" = "${patient(value * 1000)}ms"`,
+  );
+  return ["[timeouts]", ...lines, ""].join("\n");
+}
+
+function caissonConfig(dir: TempDir, files: Files, toml = ""): string {
+  const directories = `state_directory = "${files.sandboxes}"\ndata_directory = "${dir.join("data")}"`;
+  return withSuiteSettings(directories, toml);
 }
 
 /** Starts the daemon and waits until it answers. */

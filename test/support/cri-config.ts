@@ -2,6 +2,7 @@ import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { configName, socketName } from "./containerd-process.ts";
 import type { CriNetwork } from "./cri-network.ts";
+import { withSuiteSettings } from "./suite-settings.ts";
 import type { TempDir } from "./temp-dir.ts";
 
 /** Of containerd's configuration file: 2 is what 1.6 and 1.7 read, 3 what 2.x writes. */
@@ -35,7 +36,7 @@ ${version === 2 ? criOfVersion2(network) : criOfVersion3(network)}`,
   const caissonConfig = dir.join("caisson.toml");
   writeFileSync(
     caissonConfig,
-    `accel = "auto"\nstate_directory = "${sandboxes}"\ndata_directory = "${dir.join("data")}"\n`,
+    withSuiteSettings(`state_directory = "${sandboxes}"\ndata_directory = "${dir.join("data")}"`),
   );
   return caissonConfig;
 }

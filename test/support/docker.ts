@@ -9,6 +9,7 @@ import { currentBinaries } from "./containerd-process.ts";
 import { busyboxArchive } from "./containerd-image.ts";
 import { makeEngineNetwork } from "./engine-network.ts";
 import type { LeakScope } from "./leaks-scope.ts";
+import { withSuiteSettings } from "./suite-settings.ts";
 import { createTempDir, type TempDir } from "./temp-dir.ts";
 
 /** A dockerd of its own with its containerd, its data and what it takes for the host's network. */
@@ -83,7 +84,7 @@ function launch(
   const caissonConfig = dir.join("caisson.toml");
   writeFileSync(
     caissonConfig,
-    `accel = "auto"\nstate_directory = "${dir.join("run")}"\ndata_directory = "${dir.join("data")}"\n`,
+    withSuiteSettings(`state_directory = "${dir.join("run")}"\ndata_directory = "${dir.join("data")}"`),
   );
   const oci = { runtimes: { caisson: { path: buildPath("bin/caisson-oci") } }, "default-runtime": "caisson" };
   const shim = { "default-runtime": "io.containerd.caisson.v2" };

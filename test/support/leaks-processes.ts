@@ -16,7 +16,7 @@ interface ProcessEntry {
 
 /** Programs that a sandbox is made of, by the name of the executable or of the script that Node runs. */
 const programPattern =
-  /^(qemu-system-.*|virtiofsd|vhost-device-vsock|vhost-device-vs|containerd-shim-caisson.*|containerd-shim|caisson|caisson-oci|crun)$/;
+  /^(qemu-system-.*|cloud-hyperviso|cloud-hypervisor|virtiofsd|vhost-device-vsock|vhost-device-vs|containerd-shim-caisson.*|containerd-shim|caisson|caisson-oci|crun)$/;
 
 /** The program names of a process: its own, and the script's when it is an interpreter. */
 function isKnownProgram(entry: ProcessEntry): boolean {

@@ -7,6 +7,7 @@ import { findBlockDevices, findCgroups, findMounts, findUnixSockets, findUsers }
 import { findNetwork } from "./leaks-network.ts";
 import { findProcesses } from "./leaks-processes.ts";
 import { keptKinds, type LeakScope, type Thing } from "./leaks-scope.ts";
+import { patient } from "./patience.ts";
 
 export type { LeakScope } from "./leaks-scope.ts";
 
@@ -73,7 +74,7 @@ export function compare(before: Snapshot, after: Snapshot): Difference {
  * Looks again and again: most of these things end without an event that a stranger could wait for.
  */
 export async function expectNoLeaks(before: Snapshot, options: SettleOptions = {}): Promise<void> {
-  const settleMs = options.settleMs ?? defaultSettleMs;
+  const settleMs = patient(options.settleMs ?? defaultSettleMs);
   const deadline = performance.now() + settleMs;
   for (;;) {
     const difference = compare(before, await takeSnapshot(before.scope));

@@ -3,6 +3,7 @@ import { Sandbox, type SandboxOptions } from "../../src/index.ts";
 import { requireFiles } from "./cli-build.ts";
 import { image, layout } from "./cli.ts";
 import type { LeakScope } from "./leaks-scope.ts";
+import { withSuiteSettings } from "./suite-settings.ts";
 import { createTempDir, type TempDir } from "./temp-dir.ts";
 
 /** The library with a configuration, state and data of the test's own. */
@@ -22,7 +23,7 @@ export async function createLibrary(): Promise<Library> {
   const [state, data] = [dir.join("run"), dir.join("data")];
   for (const path of [state, data]) mkdirSync(path);
   const config = dir.join("caisson.toml");
-  writeFileSync(config, `accel = "auto"\nstate_directory = "${state}"\ndata_directory = "${data}"\n`);
+  writeFileSync(config, withSuiteSettings(`state_directory = "${state}"\ndata_directory = "${data}"`));
   process.env["CAISSON_CONFIG"] = config;
   const library: Library = {
     dir,

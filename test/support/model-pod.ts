@@ -10,11 +10,14 @@ import {
 } from "../../src/oci/spec-defaults.ts";
 import type { Config } from "../../src/config/config.ts";
 import { loadConfig } from "../../src/config/load.ts";
+import { createCloudHypervisorDriver } from "../../src/hypervisor/cloud-hypervisor/driver.ts";
 import { createQemuDriver } from "../../src/hypervisor/qemu/driver.ts";
 import type { Container, Process, Sandbox } from "../../src/sandbox/model.ts";
 import { createSandbox } from "../../src/sandbox/sandbox.ts";
 import { buildPath } from "./cli-build.ts";
 import type { LeakScope } from "./leaks-scope.ts";
+import { patient } from "./patience.ts";
+import { suiteSettings, usesQemu } from "./suite-settings.ts";
 import { createTempDir, type TempDir } from "./temp-dir.ts";
 
 /** How a container's specification differs from the usual one; lists are added, the rest replaces. */
@@ -66,8 +69,9 @@ export function createPod(settings: Partial<Config> = {}): Pod {
   const dir = createTempDir();
   makeBusyboxRoot(dir.join("rootfs"));
   mkdirSync(dir.join("bundles"));
+  const suite = { tag: "text", name: "CAISSON_TEST_SETTINGS", text: suiteSettings } as const;
   const config = {
-    ...loadConfig({ environment: {}, executableDirectory: buildPath("lib") }),
+    ...loadConfig({ environment: {}, executableDirectory: buildPath("lib"), overrides: [suite] }),
     stateDirectory: dir.join("run"),
     ...settings,
   };
@@ -75,7 +79,9 @@ export function createPod(settings: Partial<Config> = {}): Pod {
     namespace: dir.token,
     sandboxId: dir.token,
     config,
-    hypervisor: createQemuDriver(config),
+    hypervisor: usesQemu
+      ? createQemuDriver(config)
+      : createCloudHypervisorDriver({ ...config, warn: console.warn }),
     log: createLog("error", process.stderr),
     emit: () => {},
   });
@@ -93,7 +99,7 @@ export function createPod(settings: Partial<Config> = {}): Pod {
       const stdio = stdioTo(`${bundle}/output`);
       const container = await sandbox.createContainer(
         { containerId: `${dir.token}${name && "-"}${name}`, bundle, rootfs: [], stdio, noPivotRoot: false },
-        { signal: AbortSignal.timeout(120_000) },
+        { signal: AbortSignal.timeout(patient(120_000)) },
       );
       return podContainer(container, bundle);
     },

@@ -2,6 +2,7 @@ import { mkdirSync, renameSync, writeFileSync } from "node:fs";
 import { buildPath, requireFiles } from "./cli-build.ts";
 import { run, type RunOptions, type RunResult, type Running, runOk, start } from "./cli-run.ts";
 import type { LeakScope } from "./leaks-scope.ts";
+import { withSuiteSettings } from "./suite-settings.ts";
 import { createTempDir, type TempDir } from "./temp-dir.ts";
 
 const program = buildPath("bin/caisson-oci");
@@ -45,7 +46,7 @@ export async function createOciCli(): Promise<OciCli> {
   for (const name of [".shims", ".user-ids"]) mkdirSync(`${state}/${name}`, { mode: 0o700 });
   writeFileSync(
     config,
-    `accel = "auto"\nstate_directory = "${state}"\ndata_directory = "${dir.join("data")}"\n`,
+    withSuiteSettings(`state_directory = "${state}"\ndata_directory = "${dir.join("data")}"`),
   );
   await runOk(["umoci", "unpack", "--image", `${layout}:latest`, dir.join("unpacked")]);
   renameSync(dir.join("unpacked", "rootfs"), dir.join("rootfs"));

@@ -6,6 +6,7 @@ import { run, type RunOptions, type RunResult, runOk } from "./cli-run.ts";
 import { busyboxArchive } from "./containerd-image.ts";
 import { makeEngineNetwork } from "./engine-network.ts";
 import type { LeakScope } from "./leaks-scope.ts";
+import { withSuiteSettings } from "./suite-settings.ts";
 import { createTempDir, type TempDir } from "./temp-dir.ts";
 
 export const busybox = "docker.io/library/busybox:latest";
@@ -83,7 +84,7 @@ function writeRuntime(dir: TempDir): string {
   const config = dir.join("caisson.toml");
   writeFileSync(
     config,
-    `accel = "auto"\nstate_directory = "${dir.join("run")}"\ndata_directory = "${dir.join("data")}"\n`,
+    withSuiteSettings(`state_directory = "${dir.join("run")}"\ndata_directory = "${dir.join("data")}"`),
   );
   const path = dir.join("caisson-oci");
   const command = `exec "${buildPath("bin/caisson-oci")}" --root "${dir.join("oci")}" "$@"`;

@@ -6,10 +6,11 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { checkLeaksAroundEachTest } from "../support/leaks.ts";
 import { type ModelContainer, startModelContainer } from "../support/model-container.ts";
+import { patient } from "../support/patience.ts";
 
 const echoPort = 8080;
 const httpPort = 8081;
-const signal = AbortSignal.timeout(240_000);
+const signal = AbortSignal.timeout(patient(240_000));
 const manyConnections = 60;
 
 let server: ModelContainer;
@@ -112,7 +113,7 @@ test("a destroyed stream ends the workload's side, one that it has filled up inc
   const processes = async () => (await server.container.guestPids()).length;
   // nc and httpd: what served earlier connections ends by itself.
   const before = 2;
-  await expect.poll(processes, { timeout: 60_000 }).toBe(before);
+  await expect.poll(processes, { timeout: patient(60_000) }).toBe(before);
   for (const isFull of [false, true]) {
     const stream = await connect(echoPort);
     stream.on("error", () => {});
@@ -120,7 +121,7 @@ test("a destroyed stream ends the workload's side, one that it has filled up inc
     await once(stream, "readable");
     expect(await processes()).toBe(before + 1);
     stream.destroy();
-    await expect.poll(processes, { timeout: 60_000 }).toBe(before);
+    await expect.poll(processes, { timeout: patient(60_000) }).toBe(before);
   }
 });
 

@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { type Cli, createCli } from "../support/cli.ts";
 import { checkLeaksAroundEachTest } from "../support/leaks.ts";
+import { vmmPathSetting } from "../support/suite-settings.ts";
 
 interface Report {
   readonly healthy: boolean;
@@ -38,12 +39,12 @@ test("doctor --json has every check; a VM that cannot boot makes the exit code 1
 });
 
 test("doctor --no-boot only looks, and finds what is missing", async () => {
-  using _ = cli.configure('qemu_path = "/no/such/qemu"');
+  using _ = cli.configure(`${vmmPathSetting} = "/no/such/vmm"`);
   const result = await cli.run(["doctor", "--no-boot"]);
 
   expect(result.exitCode).toBe(1);
   expect(result.stdout).toMatch(
-    /^ERROR +QEMU +there is no "\/no\/such\/qemu"\n.*\n +mend it: apt-get install/m,
+    /^ERROR +(QEMU|Cloud Hypervisor) +there is no "\/no\/such\/vmm"\n.*\n +mend it: /m,
   );
   expect(result.stdout).not.toMatch(/^\w+ +boot/m);
 });

@@ -3,6 +3,7 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { type Cli, createCli, image } from "../support/cli.ts";
 import { checkLeaksAroundEachTest } from "../support/leaks.ts";
+import { usesQemu, vmmPathSetting } from "../support/suite-settings.ts";
 
 let cli: Cli;
 beforeAll(async () => {
@@ -76,11 +77,24 @@ test.for(arguments_)(
   },
 );
 
-const settings: { name: string; toml: () => string; message: RegExp }[] = [
-  { name: "a missing QEMU", toml: () => 'qemu_path = "/no/such/qemu"', message: /\/no\/such\/qemu/ },
+interface BrokenSettings {
+  readonly name: string;
+  readonly toml: () => string;
+  readonly message: RegExp;
+}
+
+/** Cloud Hypervisor brings its own. */
+const missingVsockBackend: BrokenSettings = {
+  name: "a missing vsock backend",
+  toml: () => 'vsock = "vhost-device-vsock"\nvhost_device_vsock_path = "/no/such/vsock"',
+  message: /\/no\/such\/vsock/,
+};
+
+const settings: BrokenSettings[] = [
+  { name: "a missing VMM", toml: () => `${vmmPathSetting} = "/no/such/vmm"`, message: /\/no\/such\/vmm/ },
   {
-    name: "a QEMU that dies at start",
-    toml: () => `qemu_path = "${dyingQemu()}"`,
+    name: "a VMM that dies at start",
+    toml: () => `${vmmPathSetting} = "${dyingVmm()}"`,
     message: /these are my last words/,
   },
   {
@@ -88,11 +102,7 @@ const settings: { name: string; toml: () => string; message: RegExp }[] = [
     toml: () => 'virtiofsd_path = "/no/such/virtiofsd"',
     message: /\/no\/such\/virtiofsd/,
   },
-  {
-    name: "a missing vsock backend",
-    toml: () => 'vhost_device_vsock_path = "/no/such/vsock"',
-    message: /\/no\/such\/vsock/,
-  },
+  ...(usesQemu ? [missingVsockBackend] : []),
   {
     name: "a missing kernel",
     toml: () => 'kernel_path = "/no/such/vmlinux"',
@@ -145,7 +155,7 @@ test.for(["state_directory", "data_directory"])(
     mkdirSync(full, { recursive: true });
     execFileSync("mount", ["-t", "tmpfs", "-o", "size=16k,mode=755", "none", full]);
     try {
-      using _configured = cli.configureInstead(setting, full);
+      using _configured = cli.configure(`${setting} = "${full}"`);
       // The directories that are made come out of the inodes, files out of the pages: both are gone.
       try {
         writeFileSync(`${full}/filler`, Buffer.alloc(1024 * 1024));
@@ -185,8 +195,8 @@ test("version prints the version", async () => {
   });
 });
 
-function dyingQemu(): string {
-  const path = cli.dir.join("dying-qemu");
+function dyingVmm(): string {
+  const path = cli.dir.join("dying-vmm");
   writeFileSync(path, "#!/bin/sh\necho these are my last words >&2\nexit 3\n", { mode: 0o755 });
   return path;
 }

@@ -4,6 +4,8 @@ import { type Cli, createCli, image } from "../support/cli.ts";
 import type { Running } from "../support/cli-run.ts";
 import { checkLeaksAroundEachTest } from "../support/leaks.ts";
 import { markedProcesses } from "../support/leaks-processes.ts";
+import { patient } from "../support/patience.ts";
+import { vmmProgram } from "../support/suite-settings.ts";
 
 let cli: Cli;
 beforeAll(async () => {
@@ -117,7 +119,7 @@ test.for([
 
 test("a signal while the VM boots ends the command line, and nothing is left", async () => {
   await using running = cli.start(["run", "--rm", image, "sleep", "3600"]);
-  await appears(/qemu-system-/);
+  await appears(new RegExp(vmmProgram));
   running.child.kill("SIGINT");
   const end = await running.ended;
 
@@ -135,13 +137,13 @@ test("SIGKILL of the command line: the container can be removed, and nothing is 
   expect(await cli.run(["rm", "-f", id])).toMatchObject({ exitCode: 0 });
 });
 
-test("SIGKILL of QEMU ends the command line with an error, and the same id works", async () => {
+test("SIGKILL of the VMM ends the command line with an error, and the same id works", async () => {
   const name = ["--name", cli.id("vm")];
   {
     await using running = cli.start(["run", "--rm", ...name, image, "sh", "-c", "echo ready; sleep 3600"]);
     await firstOutput(running);
-    const [qemu = 0] = await appears(/qemu-system-/);
-    process.kill(qemu, "SIGKILL");
+    const [vmm = 0] = await appears(new RegExp(vmmProgram));
+    process.kill(vmm, "SIGKILL");
 
     expect(await running.ended).toMatchObject({ exitCode: 255 });
   }
@@ -179,7 +181,7 @@ async function firstOutput(running: Running): Promise<void> {
 
 /** Resolves with the pids of this test's processes that match, once there are any; nothing tells of a birth. */
 async function appears(pattern: RegExp): Promise<number[]> {
-  for (let round = 0; round < 600; round++) {
+  for (const end = performance.now() + patient(30_000); performance.now() < end; ) {
     const pids = markedProcesses({ marks: [cli.dir.token] }, pattern);
     if (pids.length > 0) return pids;
     await new Promise((resolve) => setTimeout(resolve, 50));

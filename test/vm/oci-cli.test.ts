@@ -5,9 +5,10 @@ import { identify, isAlive } from "../../src/base/processes.ts";
 import { loadNative } from "../../src/base/native.ts";
 import { createOciCli, type OciCli } from "../support/oci-cli.ts";
 import { checkLeaksAroundEachTest } from "../support/leaks.ts";
+import { patient } from "../support/patience.ts";
 
 /** For what a process in an emulated guest needs to be seen from here. */
-const waitFor = { timeout: 30_000, interval: 50 };
+const waitFor = { timeout: patient(30_000), interval: 50 };
 
 let cli: OciCli;
 beforeAll(async () => {

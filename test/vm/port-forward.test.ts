@@ -6,6 +6,7 @@ import { afterAll, beforeAll, expect, test, vi } from "vitest";
 import { makePod } from "../peer/network/pod.ts";
 import { checkLeaksAroundEachTest } from "../support/leaks.ts";
 import { type ModelContainer, startModelContainer } from "../support/model-container.ts";
+import { patient } from "../support/patience.ts";
 
 const echoPort = 8080;
 const httpPort = 8081;
@@ -23,7 +24,10 @@ beforeAll(async () => {
     netnsPath: net.pod.path,
   });
   const isUp = () => inPod(`echo up | nc 127.0.0.1 ${echoPort} && echo exit | nc 127.0.0.1 ${shellPort}`);
-  await vi.waitFor(async () => expect(await isUp()).toBe("up\n"), { timeout: 60_000, interval: 100 });
+  await vi.waitFor(async () => expect(await isUp()).toBe("up\n"), {
+    timeout: patient(60_000),
+    interval: 100,
+  });
 });
 afterAll(async () => {
   await server[Symbol.asyncDispose]();
@@ -45,7 +49,7 @@ async function inPod(command: string): Promise<string> {
 
 /** What a shell in the guest prints. */
 async function inGuest(command: string): Promise<string> {
-  const stream = await server.sandbox.connect(shellPort, { signal: AbortSignal.timeout(60_000) });
+  const stream = await server.sandbox.connect(shellPort, { signal: AbortSignal.timeout(patient(60_000)) });
   stream.end(`${command}\n`);
   return await text(stream);
 }
@@ -86,7 +90,9 @@ test("20 clients at once are served", async () => {
 
 test("what listens in the pod's namespace on the host is out of reach of the guest", async () => {
   await using listener = listenInPod();
-  await expect.poll(() => inPod(`nc 10.1.0.5 ${hostPort} </dev/null`), { timeout: 20_000 }).toBe("host\n");
+  await expect
+    .poll(() => inPod(`nc 10.1.0.5 ${hostPort} </dev/null`), { timeout: patient(20_000) })
+    .toBe("host\n");
 
   const tries = ["127.0.0.1", "::1", "10.1.0.5", "10.1.0.1"].map(
     (address) => `nc -w 5 ${address} ${hostPort} </dev/null || echo ${address} does not answer`,

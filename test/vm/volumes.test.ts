@@ -10,9 +10,10 @@ import {
 } from "node:fs";
 import { afterAll, beforeAll, expect, test, vi } from "vitest";
 import { createPod, makeBusyboxRoot, type Pod } from "../support/model-pod.ts";
+import { patient } from "../support/patience.ts";
 
 /** For what the guest's caches may keep for a second. */
-const waitFor = { timeout: 30_000, interval: 200 };
+const waitFor = { timeout: patient(30_000), interval: 200 };
 
 let pod: Pod;
 beforeAll(async () => {
