@@ -56,18 +56,35 @@ fn connect_with_fd(path: &str, fd: i32, data: &str) -> Result<UnixStream> {
         let errno = error.raw_os_error().map_or(Errno::EINVAL, Errno::from_raw);
         failed(format_args!("connect to \"{path}\""), errno)
     })?;
+    send_rights(stream.as_raw_fd(), fd, data, MsgFlags::empty())
+        .map_err(|errno| failed(format_args!("send a descriptor to \"{path}\""), errno))?;
+    Ok(stream)
+}
+
+/// Sends `data` with a duplicate of `fd` over the connected stream socket `socket`, without waiting. Returns how many
+/// bytes were sent: the descriptor went with the first, and `EAGAIN` says that there was room for none.
+#[napi]
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "JavaScript strings arrive owned"
+)]
+pub fn send_with_fd(socket: i32, fd: i32, data: String) -> Result<u32> {
+    let sent = send_rights(socket, fd, &data, MsgFlags::MSG_DONTWAIT)
+        .map_err(|errno| failed("send a descriptor", errno))?;
+    Ok(u32::try_from(sent).unwrap_or(u32::MAX))
+}
+
+fn send_rights(socket: i32, fd: i32, data: &str, flags: MsgFlags) -> nix::Result<usize> {
     let parts = [IoSlice::new(data.as_bytes())];
     let fds = [fd];
     let rights = [ControlMessage::ScmRights(&fds)];
     sendmsg::<UnixAddr>(
-        stream.as_raw_fd(),
+        socket,
         &parts,
         &rights,
-        MsgFlags::MSG_NOSIGNAL,
+        flags | MsgFlags::MSG_NOSIGNAL,
         None,
     )
-    .map_err(|errno| failed(format_args!("send a descriptor to \"{path}\""), errno))?;
-    Ok(stream)
 }
 
 /// Sends a datagram to the socket at `path`; an abstract one (unix(7)) begins with `@`.

@@ -49,6 +49,11 @@ export interface Native {
   sendFd(path: string, fd: number, data: string): void;
   /** `sendFd`, and returns the connection, which is the caller's: for a peer that answers. */
   openWithFd(path: string, fd: number, data: string): number;
+  /**
+   * Sends `data` with a duplicate of `fd` over a connected stream socket, without waiting; EAGAIN when there is room for
+   * none. Returns how many bytes were sent: the descriptor went with the first.
+   */
+  sendWithFd(socket: number, fd: number, data: string): number;
   /** The version of Landlock that this kernel has (landlock(7)); 0: none. */
   landlockVersion(): number;
   /** Sends a datagram to the unix socket at `path`; an abstract one begins with "@". */
