@@ -4,7 +4,9 @@ use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
+use std::time::Duration;
 
+use crate::boot::uevent;
 use crate::bundle::Device;
 use crate::error::{Context, Error, Result};
 use crate::proto::Disk;
@@ -18,8 +20,14 @@ const NOT_GIVEN: [&str; 11] = [
     "console", "full", "fd", "mqueue", "null", "ptmx", "pts", "random", "shm", "tty", "urandom",
 ];
 
+/// How long a disk that was just plugged in may take to be found.
+const PLUG_LIMIT: Duration = Duration::from_secs(10);
+
 /// The nodes for disks of the VM, which are known by their serial numbers.
-pub fn of_disks(disks: &[Disk]) -> Result<Vec<Device>> {
+pub async fn of_disks(disks: &[Disk]) -> Result<Vec<Device>> {
+    let all_there = || disks.iter().all(|disk| find_disk(&disk.serial).is_ok());
+    // Which one is missing is said below.
+    let _ = uevent::appears("a disk", PLUG_LIMIT, all_there).await;
     disks.iter().map(of_disk).collect()
 }
 

@@ -25,6 +25,7 @@ mod notify;
 mod polled;
 mod power;
 mod process;
+mod processors;
 mod reaper;
 mod root_image;
 mod rpc;

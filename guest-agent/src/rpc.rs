@@ -14,7 +14,7 @@ use crate::events::Subscription;
 use crate::proto::agent_server::Agent;
 use crate::proto::*;
 use crate::sandbox::Sandbox;
-use crate::{configure, network, power, stats};
+use crate::{configure, network, power, processors, stats};
 
 /// Serves the sandbox's API.
 pub struct Service(pub Arc<Sandbox>);
@@ -151,6 +151,12 @@ impl Agent for Service {
         let container = self.sandbox()?.container(&request.container_id)?;
         complete(async move { container.update(&request.linux_resources_json).await }).await?;
         Ok(Response::new(UpdateContainerResponse {}))
+    }
+
+    async fn online_processors(&self, request: Request<OnlineProcessorsRequest>) -> Reply<OnlineProcessorsResponse> {
+        self.0.check_configured()?;
+        processors::bring_online(request.get_ref().count).await?;
+        Ok(Response::new(OnlineProcessorsResponse {}))
     }
 
     async fn get_stats(&self, request: Request<GetStatsRequest>) -> Reply<GetStatsResponse> {

@@ -119,7 +119,7 @@ impl Sandbox {
         self.mount_once(&request.storages)?;
         let mut additions = Additions {
             namespaces: self.namespaces.paths(&request.shared_namespaces)?,
-            devices: devices::of_disks(&request.disks)?,
+            devices: devices::of_disks(&request.disks).await?,
             notify: None,
         };
         if request.all_devices {

@@ -201,6 +201,11 @@ export class Agent implements Disposable {
     await this.#call("UpdateContainer", v1.UpdateContainerRequest, v1.UpdateContainerResponse, request);
   }
 
+  /** Returns when so many processors of the guest are online. */
+  async onlineProcessors(count: number): Promise<void> {
+    await this.#call("OnlineProcessors", v1.OnlineProcessorsRequest, v1.OnlineProcessorsResponse, { count });
+  }
+
   async getStats(containerId: string, signal?: AbortSignal): Promise<GuestStats> {
     const request = { containerId };
     return toGuestStats(

@@ -2651,6 +2651,114 @@ export namespace caisson {
             }
 
             /**
+             * Properties of an OnlineProcessorsRequest.
+             * @deprecated Use caisson.agent.v1.OnlineProcessorsRequest.$Properties instead.
+             */
+            interface IOnlineProcessorsRequest extends caisson.agent.v1.OnlineProcessorsRequest.$Properties {
+            }
+
+            /** Represents an OnlineProcessorsRequest. */
+            class OnlineProcessorsRequest {
+
+                /**
+                 * Constructs a new OnlineProcessorsRequest.
+                 * @param [properties] Properties to set
+                 */
+                constructor(properties?: caisson.agent.v1.OnlineProcessorsRequest.$Properties);
+
+                /** Unknown fields preserved while decoding when enabled */
+                $unknowns?: Uint8Array[];
+
+                /** OnlineProcessorsRequest count. */
+                count: number;
+
+                /**
+                 * Encodes the specified OnlineProcessorsRequest message. Does not implicitly {@link caisson.agent.v1.OnlineProcessorsRequest.verify|verify} messages.
+                 * @param message OnlineProcessorsRequest message or plain object to encode
+                 * @param [writer] Writer to encode to
+                 * @returns Writer
+                 */
+                static encode(message: caisson.agent.v1.OnlineProcessorsRequest.$Properties, writer?: $protobuf.Writer): $protobuf.Writer;
+
+                /**
+                 * Decodes an OnlineProcessorsRequest message from the specified reader or buffer.
+                 * @param reader Reader or buffer to decode from
+                 * @param [length] Message length if known beforehand
+                 * @returns {caisson.agent.v1.OnlineProcessorsRequest & caisson.agent.v1.OnlineProcessorsRequest.$Shape} OnlineProcessorsRequest
+                 * @throws {Error} If the payload is not a reader or valid buffer
+                 * @throws {$protobuf.util.ProtocolError} If required fields are missing
+                 */
+                static decode(reader: ($protobuf.Reader|Uint8Array), length?: number): caisson.agent.v1.OnlineProcessorsRequest & caisson.agent.v1.OnlineProcessorsRequest.$Shape;
+            }
+
+            namespace OnlineProcessorsRequest {
+
+                /** Properties of an OnlineProcessorsRequest. */
+                interface $Properties {
+
+                    /** OnlineProcessorsRequest count */
+                    count?: (number|null);
+
+                    /** Unknown fields preserved while decoding when enabled */
+                    $unknowns?: Uint8Array[];
+                }
+
+                /** Shape of an OnlineProcessorsRequest. */
+                type $Shape = caisson.agent.v1.OnlineProcessorsRequest.$Properties;
+            }
+
+            /**
+             * Properties of an OnlineProcessorsResponse.
+             * @deprecated Use caisson.agent.v1.OnlineProcessorsResponse.$Properties instead.
+             */
+            interface IOnlineProcessorsResponse extends caisson.agent.v1.OnlineProcessorsResponse.$Properties {
+            }
+
+            /** Represents an OnlineProcessorsResponse. */
+            class OnlineProcessorsResponse {
+
+                /**
+                 * Constructs a new OnlineProcessorsResponse.
+                 * @param [properties] Properties to set
+                 */
+                constructor(properties?: caisson.agent.v1.OnlineProcessorsResponse.$Properties);
+
+                /** Unknown fields preserved while decoding when enabled */
+                $unknowns?: Uint8Array[];
+
+                /**
+                 * Encodes the specified OnlineProcessorsResponse message. Does not implicitly {@link caisson.agent.v1.OnlineProcessorsResponse.verify|verify} messages.
+                 * @param message OnlineProcessorsResponse message or plain object to encode
+                 * @param [writer] Writer to encode to
+                 * @returns Writer
+                 */
+                static encode(message: caisson.agent.v1.OnlineProcessorsResponse.$Properties, writer?: $protobuf.Writer): $protobuf.Writer;
+
+                /**
+                 * Decodes an OnlineProcessorsResponse message from the specified reader or buffer.
+                 * @param reader Reader or buffer to decode from
+                 * @param [length] Message length if known beforehand
+                 * @returns {caisson.agent.v1.OnlineProcessorsResponse & caisson.agent.v1.OnlineProcessorsResponse.$Shape} OnlineProcessorsResponse
+                 * @throws {Error} If the payload is not a reader or valid buffer
+                 * @throws {$protobuf.util.ProtocolError} If required fields are missing
+                 */
+                static decode(reader: ($protobuf.Reader|Uint8Array), length?: number): caisson.agent.v1.OnlineProcessorsResponse & caisson.agent.v1.OnlineProcessorsResponse.$Shape;
+            }
+
+            namespace OnlineProcessorsResponse {
+
+                /** Properties of an OnlineProcessorsResponse. */
+                interface $Properties {
+
+                    /** Unknown fields preserved while decoding when enabled */
+                    $unknowns?: Uint8Array[];
+                }
+
+                /** Shape of an OnlineProcessorsResponse. */
+                type $Shape = caisson.agent.v1.OnlineProcessorsResponse.$Properties;
+            }
+
+            /**
              * Properties of a GetStatsRequest.
              * @deprecated Use caisson.agent.v1.GetStatsRequest.$Properties instead.
              */

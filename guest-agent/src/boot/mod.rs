@@ -5,7 +5,7 @@ mod modules;
 pub mod phases;
 mod stage1;
 mod stage2;
-mod uevent;
+pub mod uevent;
 
 use std::path::Path;
 

@@ -1,13 +1,15 @@
 //! Waiting for devices: the kernel tells of each one on a netlink socket.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket};
+use tokio::io::Interest;
 
 use crate::error::{Context, Error, Result};
+use crate::polled;
 
 /// Multicast group of the kernel's own events.
 const KERNEL_GROUP: u32 = 1;
@@ -36,26 +38,52 @@ impl Uevents {
         while !ready() {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(Error::DeadlineExceeded(format!(
-                    "Cannot find {what}: it did not appear within {} s",
-                    limit.as_secs()
-                )));
+                return Err(late(what, limit));
             }
             let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
             match poll(&mut [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)], timeout) {
-                Ok(_) | Err(Errno::EINTR) => self.drain(),
+                Ok(_) | Err(Errno::EINTR) => drain(self.0.as_raw_fd()),
                 Err(error) => return Err(error).context(|| "wait for device events".into()),
             }
         }
         Ok(())
     }
+}
 
-    /// Only the fact of an event matters: the condition is looked at again, also after an overflow.
-    fn drain(&self) {
-        let mut buffer = [0u8; 4096];
-        while matches!(
-            recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty()),
-            Ok(1..) | Err(Errno::ENOBUFS | Errno::EINTR)
-        ) {}
+/// Returns when `ready` holds, as [`Uevents::wait_until`] does, without holding up the agent meanwhile: for devices that
+/// come while it serves.
+pub async fn appears(what: &str, limit: Duration, mut ready: impl FnMut() -> bool) -> Result<()> {
+    if ready() {
+        return Ok(());
     }
+    let action = || "wait for device events".to_owned();
+    let Uevents(fd) = Uevents::listen()?;
+    let events = polled::register(fd, Interest::READABLE).context(action)?;
+    let wait = async {
+        while !ready() {
+            let mut guard = events.readable().await.context(action)?;
+            drain(events.get_ref().as_raw_fd());
+            guard.clear_ready();
+        }
+        Ok(())
+    };
+    tokio::time::timeout(limit, wait)
+        .await
+        .unwrap_or_else(|_elapsed| Err(late(what, limit)))
+}
+
+fn late(what: &str, limit: Duration) -> Error {
+    Error::DeadlineExceeded(format!(
+        "Cannot find {what}: it did not appear within {} s",
+        limit.as_secs()
+    ))
+}
+
+/// Only the fact of an event matters: the condition is looked at again, also after an overflow.
+fn drain(fd: RawFd) {
+    let mut buffer = [0u8; 4096];
+    while matches!(
+        recv(fd, &mut buffer, MsgFlags::empty()),
+        Ok(1..) | Err(Errno::ENOBUFS | Errno::EINTR)
+    ) {}
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
@@ -11,7 +12,11 @@ use rtnetlink::{Handle, LinkUnspec};
 
 use super::failed;
 use super::plan::{Cidr, LinkPlan};
+use crate::boot::uevent;
 use crate::error::{Error, Result};
+
+/// How long a link that was just plugged in may take to be found.
+const PLUG_LIMIT: Duration = Duration::from_secs(10);
 
 /// Index of every link by its name.
 pub type Indexes = BTreeMap<String, u32>;
@@ -25,11 +30,13 @@ struct Link {
 
 /// Brings every planned link to its name, MTU and addresses, and up.
 pub async fn apply(handle: &Handle, plans: &[LinkPlan]) -> Result<Indexes> {
+    // Which one is missing is said below.
+    let _ = uevent::appears("a link", PLUG_LIMIT, || plans.iter().all(is_there)).await;
     let mut links = list(handle).await?;
     for plan in plans {
-        let position = links.iter().position(|link| {
-            link.name != "lo" && (link.mac == plan.mac || plan.new_mac.is_some_and(|mac| link.mac == mac))
-        });
+        let position = links
+            .iter()
+            .position(|link| link.name != "lo" && has_address(plan, &link.mac));
         let position = position.ok_or_else(|| {
             Error::NotFound(format!(
                 "Cannot configure interface \"{}\": no link has MAC address {:02x?}",
@@ -42,6 +49,25 @@ pub async fn apply(handle: &Handle, plans: &[LinkPlan]) -> Result<Indexes> {
         apply_addresses(handle, index, plan).await?;
     }
     Ok(links.into_iter().map(|link| (link.name, link.index)).collect())
+}
+
+fn has_address(plan: &LinkPlan, mac: &[u8]) -> bool {
+    mac == plan.mac || plan.new_mac.is_some_and(|new_mac| mac == new_mac)
+}
+
+/// Whether the kernel has a link for the plan.
+fn is_there(plan: &LinkPlan) -> bool {
+    let addresses = [Some(plan.mac), plan.new_mac].map(|mac| mac.map(format_address));
+    fs::read_dir("/sys/class/net").is_ok_and(|links| {
+        links.flatten().any(|link| {
+            let address = fs::read_to_string(link.path().join("address")).unwrap_or_default();
+            addresses.iter().flatten().any(|wanted| wanted == address.trim())
+        })
+    })
+}
+
+fn format_address(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 /// Brings the link with this name up.
