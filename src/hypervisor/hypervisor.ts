@@ -1,6 +1,6 @@
 import type { DaemonExit } from "../base/daemon.ts";
 import type { ProcessIdentity } from "../base/processes.ts";
-import type { VmConfig, VsockTransport } from "./vm-config.ts";
+import type { Disk, Nic, VmConfig, VsockTransport } from "./vm-config.ts";
 
 /** File name in `VmConfig.directory` of the hybrid vsock socket (host dials it and says `CONNECT <port>`). */
 export const vsockSocketName = "vsock";
@@ -41,9 +41,36 @@ export interface RunningVm extends AsyncDisposable {
   readonly processes: ReadonlyMap<string, ProcessIdentity>;
   /** The end of the guest's console, at most 64 KiB, unescaped. */
   consoleTail(): string;
+  /**
+   * Gives the running VM a disk or a network card; the guest sees it a moment later. A descriptor in it stays the caller's.
+   *
+   * @throws unimplemented       this machine takes no device while it runs
+   * @throws resource_exhausted  it has no slot left
+   */
+  plug(device: HotplugDevice): Promise<void>;
+  /**
+   * Takes a device away that was plugged, by its id. What is behind it on the host is released also when the guest does not
+   * let go of the device, which then fails all that the guest does with it.
+   *
+   * @throws deadline_exceeded  the guest keeps the device, and its slot
+   * @throws not_found          there is none of this id
+   */
+  unplug(id: string): Promise<void>;
+  /**
+   * Grows the VM; what it has beyond the given size it keeps. Returns when the guest has taken the memory; new CPUs have to be
+   * brought online in it.
+   *
+   * @throws unimplemented       this machine keeps the size that it boots with
+   * @throws resource_exhausted  more than `Growth` says, or more memory than the guest takes
+   */
+  resize(size: { readonly vcpus: number; readonly memoryMiB: number }): Promise<void>;
   /** Waits up to `graceMs` for the guest, which was asked to power off, then kills. Resolves when all is reaped. */
   stop(options: { graceMs: number }): Promise<void>;
 }
+
+export type HotplugDevice =
+  | { readonly tag: "disk"; readonly disk: Disk }
+  | { readonly tag: "nic"; readonly nic: Nic };
 
 export interface VmExit {
   readonly reason: string;

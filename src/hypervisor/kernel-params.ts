@@ -6,6 +6,8 @@ export interface KernelParams {
   readonly tscKhz?: number;
   /** The port of the host that the agent says it is ready on, where it is not the usual one. */
   readonly readyPort?: number;
+  /** Memory may come while it runs. */
+  readonly canGrow?: boolean;
   /** The agent's debug log goes to the console. */
   readonly debugAgent: boolean;
 }
@@ -14,7 +16,13 @@ export interface KernelParams {
  * The kernel command line that `docs/design.md` promises to the guest. It can be read by everybody in the guest, so
  * it never holds a secret. On the microvm machine without ACPI, QEMU appends `virtio_mmio.device=…` by itself.
  */
-export function formatKernelParams({ hasInitrd, tscKhz, readyPort, debugAgent }: KernelParams): string {
+export function formatKernelParams({
+  hasInitrd,
+  tscKhz,
+  readyPort,
+  canGrow,
+  debugAgent,
+}: KernelParams): string {
   return [
     "console=ttyS0",
     // A triple fault ends a VM on every machine; microvm has no keyboard controller or ACPI reset to do it with.
@@ -26,6 +34,9 @@ export function formatKernelParams({ hasInitrd, tscKhz, readyPort, debugAgent }:
     ...(tscKhz === undefined ? [] : [`tsc_early_khz=${tscKhz}`, "tsc=reliable", "no_timer_check"]),
     ...(hasInitrd ? [] : ["root=/dev/vda", "rootfstype=erofs", "ro", "init=/sbin/caisson-agent"]),
     ...(readyPort === undefined ? [] : [`caisson.ready_port=${readyPort}`]),
+    // Memory that comes is used at once. That it could lie above 4 GiB would have the kernel set 64 MiB aside for devices that do
+    // not reach there, which virtio's do.
+    ...(canGrow ? ["memhp_default_state=online", "swiotlb=noforce"] : []),
     ...(debugAgent ? ["caisson.log=debug"] : []),
   ].join(" ");
 }

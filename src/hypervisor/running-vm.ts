@@ -1,5 +1,6 @@
 import type { Cleanup } from "../base/cleanup.ts";
 import type { Daemon, DaemonExit } from "../base/daemon.ts";
+import { RuntimeError } from "../base/errors.ts";
 import { within } from "../base/scope.ts";
 import type { RunningVm, VmExit } from "./hypervisor.ts";
 
@@ -10,6 +11,8 @@ export interface RunningVmParts {
   readonly consoleTail: () => string;
   /** What the guest did that made the VMM end ("the guest reset"), if it was the guest. */
   readonly shutdownReason: () => string | undefined;
+  /** Of a VM that keeps what it boots with: `fixedVm`. */
+  readonly changes: Pick<RunningVm, "plug" | "unplug" | "resize">;
   /** Kills and releases everything. */
   readonly owned: Cleanup;
 }
@@ -34,8 +37,20 @@ export function ownRunningVm(parts: RunningVmParts): RunningVm {
     exited,
     processes: new Map([vmm, ...helpers].map((daemon) => [processName(daemon), daemon.identity])),
     consoleTail: parts.consoleTail,
+    ...parts.changes,
     stop,
     [Symbol.asyncDispose]: () => stop({ graceMs: 0 }),
+  };
+}
+
+/** For a VM that keeps what it boots with. `reason` says what of it does, and what to use instead. */
+export function fixedVm(reason: string): RunningVmParts["changes"] {
+  const refuse = (what: string) =>
+    Promise.reject(new RuntimeError("unimplemented", `Cannot ${what} a running VM: ${reason}`));
+  return {
+    plug: () => refuse("give a device to"),
+    unplug: () => refuse("take a device from"),
+    resize: () => refuse("grow"),
   };
 }
 

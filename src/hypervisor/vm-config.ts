@@ -20,8 +20,18 @@ export interface VmConfig {
   readonly shares: readonly Share[];
   readonly nics: readonly Nic[];
   readonly vsock: VsockDevice;
+  /** Room for what the VM is given while it runs; undefined: it keeps what it boots with. */
+  readonly growth?: Growth;
   /** Network namespace that the VMM runs in, or undefined to stay in ours. */
   readonly netnsPath?: string;
+}
+
+/** Beside its size there is room for some devices (`RunningVm.plug`). */
+export interface Growth {
+  /** At least the `vcpus` that it boots with. */
+  readonly maxVcpus: number;
+  /** At least the `memoryMiB` that it boots with, which count. */
+  readonly maxMemoryMiB: number;
 }
 
 export interface Kernel {

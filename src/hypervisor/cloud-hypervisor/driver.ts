@@ -1,26 +1,25 @@
-import { closeSync, constants } from "node:fs";
-import { open } from "node:fs/promises";
+import { closeSync } from "node:fs";
 import { connect, type Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import { Cleanup } from "../../base/cleanup.ts";
 import { type Daemon, startDaemon } from "../../base/daemon.ts";
-import { asError, RuntimeError } from "../../base/errors.ts";
-import { openShortPath, removeFile, systemErrorCode } from "../../base/files.ts";
+import { RuntimeError } from "../../base/errors.ts";
+import { openShortPath, removeFile } from "../../base/files.ts";
 import { foreignText } from "../../base/log.ts";
 import { loadNative } from "../../base/native.ts";
 import { scope, within } from "../../base/scope.ts";
 import { TextRing } from "../../base/text-ring.ts";
 import { inspectKvmDevice } from "../accelerator.ts";
 import { type BootOptions, type Hypervisor, type RunningVm, vsockSocketName } from "../hypervisor.ts";
+import { openVmFile } from "../open-file.ts";
 import { openProgram } from "../program.ts";
-import { ownRunningVm, processName } from "../running-vm.ts";
+import { fixedVm, ownRunningVm, processName } from "../running-vm.ts";
 import type { VmConfig } from "../vm-config.ts";
 import { EventReader } from "./events.ts";
 import {
   apiSocketName,
   type CloudHypervisorPlan,
   consoleSocketName,
-  type InheritedFile,
   neededLandlock,
   planCloudHypervisor,
 } from "./plan.ts";
@@ -88,6 +87,9 @@ async function boot(
     helpers: [],
     consoleTail: () => guestConsole.toString(),
     shutdownReason: shutdown,
+    changes: fixedVm(
+      'with Cloud Hypervisor it keeps what it boots with; QEMU\'s machine type "q35" can grow',
+    ),
     owned: cleanup.move(),
   });
 }
@@ -114,7 +116,7 @@ async function start(
   const listener = loadNative().listenUnix(apiPath);
   inherited.defer("API socket", () => closeSync(listener));
   const fds: ("socket" | number)[] = [listener, "socket"];
-  for (const file of plan.files) fds.push(await openFile(file, inherited));
+  for (const file of plan.files) fds.push(await openVmFile(file, inherited));
   const kvm = await inspectKvmDevice();
   return await startDaemon({
     name,
@@ -128,16 +130,6 @@ async function start(
     cwd: config.directory,
     fds: program.fd === undefined ? fds : [...fds, program.fd],
   });
-}
-
-async function openFile({ path, access }: InheritedFile, files: Cleanup): Promise<number> {
-  const flags = access === "read" ? constants.O_RDONLY : constants.O_RDWR;
-  const file = await open(path, flags).catch((cause: unknown) => {
-    const fact = asError(cause).message;
-    throw new RuntimeError(systemErrorCode(cause), `Cannot open "${path}" for the VM: ${fact}`, { cause });
-  });
-  files.defer(path, () => file.close());
-  return file.fd;
 }
 
 async function describeAndBoot(api: Api, plan: CloudHypervisorPlan, onCreated: () => void): Promise<void> {

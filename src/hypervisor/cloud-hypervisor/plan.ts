@@ -1,5 +1,6 @@
 import { checkVmConfig, refuseVmConfig } from "../check-config.ts";
 import { vsockSocketName } from "../hypervisor.ts";
+import type { VmFile } from "../open-file.ts";
 import type { Disk, Nic, Share, VmConfig } from "../vm-config.ts";
 
 /** File names in `VmConfig.directory`, the working directory of Cloud Hypervisor. */
@@ -9,18 +10,12 @@ export const consoleSocketName = "console.sock";
 /** The version of Landlock that Cloud Hypervisor asks for; with less it refuses the VM. Linux 6.2 has it. */
 export const neededLandlock = 3;
 
-/** A file that is opened by us and inherited, as with QEMU: its user needs no way to the path. */
-export interface InheritedFile {
-  readonly path: string;
-  readonly access: "read" | "read-write";
-}
-
 /** Everything that Cloud Hypervisor is told, from a VM's description. */
 export interface CloudHypervisorPlan {
   /** Its command line without the program's name. */
   readonly args: readonly string[];
-  /** What it gets as fd 5 and up, behind the API's listening socket and the event monitor. */
-  readonly files: readonly InheritedFile[];
+  /** What it gets as fd 5 and up, opened by us as with QEMU: its user needs no way to the paths; behind the API's listening socket and the event monitor. */
+  readonly files: readonly VmFile[];
   /** Body of `vm.create`. */
   readonly vm: VmBody;
   /** Bodies of `vm.add-net`, each with the descriptor that is sent with it. */
@@ -83,7 +78,7 @@ export function planCloudHypervisor(
   checkVmConfig(config);
   if (config.accelerator !== "kvm") refuseVmConfig(config, "Cloud Hypervisor runs with KVM only");
   if (config.vsock.tag !== "hybrid") refuseVmConfig(config, "Cloud Hypervisor serves the vsock itself");
-  const files: InheritedFile[] = [];
+  const files: VmFile[] = [];
   const inherit: Inherit = (path, access) =>
     `/proc/self/fd/${files.push({ path, access }) - 1 + firstFileFd}`;
   return {
@@ -111,7 +106,7 @@ export function planCloudHypervisor(
   };
 }
 
-type Inherit = (path: string, access: InheritedFile["access"]) => string;
+type Inherit = (path: string, access: VmFile["access"]) => string;
 
 /** With a folder in front: Landlock's rule for a socket that is yet to be made is one for its folder. */
 function local(name: string): string {

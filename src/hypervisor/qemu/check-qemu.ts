@@ -10,6 +10,8 @@ export function checkQemuConfig(config: VmConfig): void {
   checkVmConfig(config);
   if (config.vsock.tag === "hybrid") refuseVmConfig(config, "QEMU has no vsock of its own");
   checkSlots(config);
+  if (config.growth !== undefined && (config.machine !== "q35" || !config.kernel.acpi))
+    refuseVmConfig(config, "it shall grow, which takes the machine q35 and a kernel with ACPI");
 }
 
 /** The microvm machine has a fixed number of virtio slots: 24 on its second interrupt controller, 8 without ACPI. */

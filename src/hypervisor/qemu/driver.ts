@@ -1,19 +1,20 @@
-import { constants } from "node:fs";
-import { open } from "node:fs/promises";
 import { Cleanup } from "../../base/cleanup.ts";
 import type { Daemon } from "../../base/daemon.ts";
-import { asError, RuntimeError } from "../../base/errors.ts";
-import { systemErrorCode } from "../../base/files.ts";
+import { RuntimeError } from "../../base/errors.ts";
 import { foreignText } from "../../base/log.ts";
 import { abortable, scope, within } from "../../base/scope.ts";
 import { inspectKvmDevice } from "../accelerator.ts";
 import type { BootOptions, Hypervisor, RunningVm } from "../hypervisor.ts";
 import type { VmConfig } from "../vm-config.ts";
 import { type InheritedFd, planQemu, type QemuPlan } from "./plan.ts";
+import { openVmFile } from "../open-file.ts";
 import { openProgram } from "../program.ts";
 import { type QemuProcess, startQemu } from "./qemu-process.ts";
+import { Hotplug } from "./hotplug.ts";
 import { Qmp, type QmpEvent } from "./qmp.ts";
-import { ownRunningVm, processName } from "../running-vm.ts";
+import { QmpEvents } from "./qmp-events.ts";
+import { Resize } from "./resize.ts";
+import { fixedVm, ownRunningVm, processName, type RunningVmParts } from "../running-vm.ts";
 import { startVsockBackend } from "./vsock-backend.ts";
 
 export interface QemuPrograms {
@@ -65,17 +66,19 @@ async function boot(programs: QemuPrograms, config: VmConfig, options: BootOptio
   options.onProcess(processName(qemu.daemon), qemu.daemon.identity);
 
   let shutdown: string | undefined;
-  const onEvent = (event: QmpEvent) => {
+  const events = new QmpEvents();
+  events.listen((event) => {
     shutdown ??= shutdownReason(event);
-  };
+  });
+  let qmp: Qmp;
   try {
     // An answer proves that the guest's CPUs run: commands are answered from QEMU's main loop, entered after that.
-    const connected = Qmp.connect(qemu.qmpSocket, { signal, onEvent });
-    const helperEnds = helpers.map(async (helper) => {
+    const connected = Qmp.connect(qemu.qmpSocket, { signal, onEvent: events.deliver });
+    const helperEnds = helpers.map(async (helper): Promise<never> => {
       await helper.exited;
       throw new RuntimeError("unavailable", "A helper of the VM ended");
     });
-    await abortable(Promise.race([connected, ...helperEnds]), signal);
+    qmp = await abortable(Promise.race([connected, ...helperEnds]), signal);
   } catch (error) {
     throw await explain(error, { config, signal, qemu, helpers });
   }
@@ -84,8 +87,24 @@ async function boot(programs: QemuPrograms, config: VmConfig, options: BootOptio
     helpers,
     consoleTail: () => qemu.guestConsole.toString(),
     shutdownReason: () => shutdown,
+    changes: changesOf(config, qmp, events),
     owned: cleanup.move(),
   });
+}
+
+function changesOf(config: VmConfig, qmp: Qmp, events: QmpEvents): RunningVmParts["changes"] {
+  if (config.growth === undefined) {
+    return fixedVm(
+      `on this machine ("${config.machine}") it keeps what it boots with; "q35" with a kernel that has ACPI can grow`,
+    );
+  }
+  const hotplug = new Hotplug({ sandboxId: config.sandboxId, qmp, events });
+  const size = new Resize({ config, qmp, events });
+  return {
+    plug: (device) => hotplug.plug(device),
+    unplug: (id) => hotplug.unplug(id),
+    resize: (wanted) => size.resize(wanted),
+  };
 }
 
 /** Starts the processes that the VM cannot live without. */
@@ -120,20 +139,8 @@ async function openFd(planned: InheritedFd, files: Cleanup): Promise<"socket" | 
     case "tap":
     case "vhost-vsock":
       return planned.fd;
-    case "file": {
-      const { path, access } = planned;
-      const file = await open(path, access === "read" ? constants.O_RDONLY : constants.O_RDWR).catch(
-        (cause: unknown) => {
-          throw new RuntimeError(
-            systemErrorCode(cause),
-            `Cannot open "${path}" for the VM: ${asError(cause).message}`,
-            { cause },
-          );
-        },
-      );
-      files.defer(path, () => file.close());
-      return file.fd;
-    }
+    case "file":
+      return await openVmFile(planned, files);
   }
 }
 

@@ -1,5 +1,8 @@
+import type { VmFile } from "../open-file.ts";
 import { vsockBackendSocketName } from "./vsock-backend.ts";
 import { checkQemuConfig } from "./check-qemu.ts";
+import { option, type Properties } from "./option.ts";
+import { growingMiB, growthArgs } from "./plan-growth.ts";
 import type { Disk, Nic, Share, VmConfig } from "../vm-config.ts";
 
 /** QEMU's command line without the program's name, and the file descriptors that it refers to. */
@@ -16,7 +19,7 @@ export interface QemuPlan {
 export type InheritedFd =
   | { readonly tag: "qmp" }
   | { readonly tag: "console" }
-  | { readonly tag: "file"; readonly path: string; readonly access: "read" | "read-write" }
+  | ({ readonly tag: "file" } & VmFile)
   | { readonly tag: "tap" | "vhost-vsock"; readonly fd: number };
 
 const firstFd = 3;
@@ -56,12 +59,12 @@ export function planQemu(config: VmConfig): QemuPlan {
     ...config.shares.map((share, index) => shareArgs(config, share, index)),
     ...config.nics.map((nic) => nicArgs(config, nic, inherit)),
     randomness(config),
+    growthArgs(config),
   ].flat();
   return { args, fds };
 }
 
 type Inherit = (fd: InheritedFd) => number;
-type Properties = Readonly<Record<string, string | number>>;
 
 /** The user is dropped before QEMU is executed, so that not even `elevateprivileges` is needed. */
 const deniedSystemCalls = {
@@ -70,14 +73,6 @@ const deniedSystemCalls = {
   spawn: "deny",
   resourcecontrol: "deny",
 };
-
-/** `head,key=value,…` as QEMU's option parser reads it. The only place that writes a comma, and that escapes one. */
-function option(head: string | undefined, properties: Properties): string {
-  const pairs = Object.entries(properties).map(
-    ([key, value]) => `${key}=${String(value).replaceAll(",", ",,")}`,
-  );
-  return [...(head === undefined ? [] : [head]), ...pairs].join(",");
-}
 
 function machine({ machine: type, kernel: { acpi } }: VmConfig): string[] {
   // A core file of QEMU would hold the guest's memory.
@@ -98,15 +93,18 @@ function machine({ machine: type, kernel: { acpi } }: VmConfig): string[] {
   ].flat();
 }
 
-function memoryAndCpus({ machine: type, memoryMiB, vcpus }: VmConfig): string[] {
+function memoryAndCpus(config: VmConfig): string[] {
+  const { machine: type, memoryMiB, vcpus, growth } = config;
   const size = `${memoryMiB}M`;
+  const moreMiB = growingMiB(config);
+  const maxcpus = Math.max(vcpus, growth?.maxVcpus ?? 0);
   // A kernel without ACPI finds its CPUs in the firmware's MP table, where SeaBIOS lists one of each socket.
-  const topology = type === "q35" ? { sockets: vcpus, cores: 1, threads: 1 } : {};
+  const topology = type === "q35" ? { sockets: maxcpus, cores: 1, threads: 1 } : {};
   return [
     // Shared, because the vhost-user helpers map it. A memfd is not limited by the size of /dev/shm.
     ["-object", option("memory-backend-memfd", { id: "mem", size, share: "on" })],
-    ["-m", option(undefined, { size })],
-    ["-smp", option(undefined, { cpus: vcpus, ...topology })],
+    ["-m", option(undefined, { size, ...(moreMiB > 0 && { maxmem: `${memoryMiB + moreMiB}M` }) })],
+    ["-smp", option(undefined, { cpus: vcpus, ...(maxcpus > vcpus && { maxcpus }), ...topology })],
   ].flat();
 }
 

@@ -1,6 +1,7 @@
 import type { Duplex } from "node:stream";
 import { type Code, RuntimeError } from "../../base/errors.ts";
 import { foreignText } from "../../base/log.ts";
+import { writeWithFd } from "../../base/send-fd.ts";
 import { abortable, scope } from "../../base/scope.ts";
 
 /*
@@ -18,6 +19,8 @@ export interface QmpEvent {
 export interface ExecuteOptions {
   readonly signal?: AbortSignal;
   readonly timeoutMs?: number;
+  /** A duplicate of it goes with the command; the caller keeps its own. */
+  readonly fd?: number;
 }
 
 /** A line longer than this is no answer that we ever ask for; QEMU may be in the hands of its guest. */
@@ -91,7 +94,7 @@ export class Qmp implements Disposable {
   async execute(
     command: string,
     args?: Readonly<Record<string, unknown>>,
-    { signal, timeoutMs = defaultTimeoutMs }: ExecuteOptions = {},
+    { signal, timeoutMs = defaultTimeoutMs, fd }: ExecuteOptions = {},
   ): Promise<unknown> {
     if (this.#end !== undefined) throw unavailable(command, this.#end);
     signal?.throwIfAborted();
@@ -99,8 +102,10 @@ export class Qmp implements Disposable {
     const id = ++this.#lastId;
     const { promise, resolve, reject } = Promise.withResolvers<unknown>();
     this.#pending.set(id, { resolve, reject, command });
-    this.#stream.write(`${JSON.stringify({ execute: command, arguments: args, id })}\n`);
     try {
+      const line = `${JSON.stringify({ execute: command, arguments: args, id })}\n`;
+      if (fd === undefined) this.#stream.write(line);
+      else writeWithFd(this.#stream, line, fd);
       return await abortable(promise, limit.signal);
     } finally {
       this.#pending.delete(id);

@@ -8,6 +8,7 @@ import { pino } from "pino";
 import { identify } from "../../../src/base/processes.ts";
 import { loadConfig } from "../../../src/config/load.ts";
 import type { Config } from "../../../src/config/config.ts";
+import { fixedVm } from "../../../src/hypervisor/running-vm.ts";
 import type { Hypervisor, RunningVm, VmExit } from "../../../src/hypervisor/hypervisor.ts";
 import type { CreateContainerRequest, Sandbox, SandboxEvent } from "../../../src/sandbox/model.ts";
 import { createSandbox } from "../../../src/sandbox/sandbox.ts";
@@ -193,6 +194,7 @@ async function bootFakeVm(
     exited: exited.promise,
     processes: new Map(),
     consoleTail: () => "",
+    ...fixedVm("it is a fake"),
     stop,
     [Symbol.asyncDispose]: stop,
   };

@@ -13,6 +13,11 @@ const table: { name: string; input: KernelParams; want: string }[] = [
     want: "console=ttyS0 reboot=t panic=-1 quiet tsc_early_khz=2599998 tsc=reliable no_timer_check",
   },
   {
+    name: "a VM that can grow",
+    input: { hasInitrd: true, canGrow: true, debugAgent: false },
+    want: "console=ttyS0 reboot=t panic=-1 quiet memhp_default_state=online swiotlb=noforce",
+  },
+  {
     name: "no initrd, debug log",
     input: { hasInitrd: false, debugAgent: true },
     want: "console=ttyS0 reboot=t panic=-1 quiet root=/dev/vda rootfstype=erofs ro init=/sbin/caisson-agent caisson.log=debug",

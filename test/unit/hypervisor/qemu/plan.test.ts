@@ -96,6 +96,32 @@ test("planQemu(): q35 under KVM with a kernel of its own, a second disk and a ne
   ]);
 });
 
+test("planQemu(): q35 with room to grow has places for CPUs, memory that is not given yet, and free ports", () => {
+  const { args } = planQemu({
+    ...base,
+    machine: "q35",
+    growth: { maxVcpus: 4, maxMemoryMiB: 1027 },
+  });
+
+  const text = args.join(" ");
+  expect(text).toContain("-m size=256M,maxmem=1024M -smp cpus=1,maxcpus=4,sockets=4,cores=1,threads=1");
+  expect(text).toContain(
+    "-object memory-backend-memfd,id=more,size=768M,share=on,reserve=off -device virtio-mem-pci,id=memory,memdev=more,requested-size=0",
+  );
+  expect(args.filter((arg) => arg.startsWith("pcie-root-port,"))).toHaveLength(16);
+  expect(text).toContain(
+    "-device pcie-root-port,id=port9,chassis=10,addr=19.1,multifunction=on,io-reserve=0",
+  );
+});
+
+test("planQemu(): q35 at its largest size gets no more memory, and microvm cannot grow", () => {
+  const growth = { maxVcpus: 1, maxMemoryMiB: 256 };
+
+  const { args } = planQemu({ ...base, machine: "q35", growth });
+  expect(args.join(" ")).not.toMatch(/maxmem|maxcpus|virtio-mem/);
+  expect(() => planQemu({ ...base, growth })).toThrow(/takes the machine q35 and a kernel with ACPI/);
+});
+
 test("planQemu(): a kernel that finds its devices on the command line, and a network card", () => {
   const { args } = planQemu({
     ...base,
