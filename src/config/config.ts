@@ -23,6 +23,8 @@ export interface Config {
   readonly maxVcpus: number;
   /** Guest memory whatever the spec says; 0: by the spec. A limit of the spec that does not fit is refused. */
   readonly memoryMiB: number;
+  /** What a VM may grow to, where its machine can; 0: the host's memory. At most that in any case. */
+  readonly maxMemoryMiB: number;
   /** vCPUs whatever the spec says, at most `maxVcpus`; 0: by the spec. */
   readonly vcpus: number;
   /** Whether VMM and helpers go into the cgroup that the spec names. */

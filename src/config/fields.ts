@@ -35,6 +35,7 @@ export const fields: ReadonlyMap<string, Field> = new Map(
     default_vcpus: integer("defaultVcpus", 1, 1, 256),
     max_vcpus: integer("maxVcpus", 32, 1, 256),
     memory_mib: integerOrZero("memoryMiB", 64, 1_048_576),
+    max_memory_mib: integerOrZero("maxMemoryMiB", 64, 1_048_576),
     vcpus: integerOrZero("vcpus", 1, 256),
     host_cgroup: flag("hostCgroup", true),
     state_directory: directory("stateDirectory", () => "/run/caisson"),

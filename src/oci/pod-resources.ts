@@ -81,7 +81,7 @@ function resourcesOf(values: {
 }
 
 /** A set limit; -1, 0 and integers beyond 2^53 all mean unlimited. */
-function positiveInteger(value: unknown): number | undefined {
+export function positiveInteger(value: unknown): number | undefined {
   if (value === undefined || value === null || isRawNumber(value)) return undefined;
   if (typeof value !== "number" || !Number.isInteger(value) || value <= 0) return undefined;
   // What containerd and Docker write for "no limit" on a 4 KiB page machine.

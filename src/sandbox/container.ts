@@ -20,9 +20,9 @@ import type {
 import type { SandboxObserver } from "./observer.ts";
 import { GuestProcess } from "./process.ts";
 import { loadConsoleSize } from "./console-size.ts";
-import type { VmSize } from "./sizing.ts";
 import { declareStdio } from "./stdio-ends.ts";
-import { planUpdate } from "./update.ts";
+import { checkMemoryLimit, planUpdate } from "./update.ts";
+import type { VmGrowth } from "./vm-growth.ts";
 
 /** A process that the guest kills with its init counts as killed by SIGKILL. */
 const killedExitCode = 137;
@@ -43,7 +43,7 @@ export interface ContainerOptions {
   readonly log: Log;
   readonly observer: SandboxObserver | undefined;
   readonly hostPid: number;
-  readonly vmSize: VmSize;
+  readonly growth: Pick<VmGrowth, "size" | "most" | "change">;
   readonly drainTimeoutMs: number;
   readonly openStream: (execId: string) => OpenGuestStream;
   readonly killVm: () => void;
@@ -183,13 +183,17 @@ export class GuestContainer implements Container {
   update(linuxResourcesJson: Uint8Array): Promise<void> {
     return this.#changes.run(async () => {
       if (this.init.isFinishing) throw this.#wrongState("update");
+      const { agent, growth } = this.#options;
+      const { limits, resourcesJson } = planUpdate(linuxResourcesJson, this.id);
       const { memory } = await this.stats();
       const cachedBytes = memory.stat.get("file") ?? 0;
-      const memoryNow = {
-        vmMiB: this.#options.vmSize.memoryMiB,
+      checkMemoryLimit(limits, this.id, {
+        vmMiB: growth.size.memoryMiB,
+        mostMiB: growth.most.memoryMiB,
         heldBytes: memory.usageBytes - cachedBytes,
-      };
-      await this.#options.agent.updateContainer(this.id, planUpdate(linuxResourcesJson, this.id, memoryNow));
+      });
+      await growth.change(this.id, limits);
+      await agent.updateContainer(this.id, resourcesJson);
     });
   }
 

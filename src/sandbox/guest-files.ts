@@ -13,14 +13,16 @@ export interface GuestFiles {
   readonly kernelName: string;
 }
 
+type GuestSettings = Pick<Config, "guestDirectory" | "kernelPath" | "machine">;
+
 /**
  * Chooses the kernel (`kernel_path`, else the tuned one when it was built, else the default one) and finds the files
- * that belong to it.
+ * that belong to it. The tuned one has no ACPI, without which q35 cannot grow.
  *
  * @throws not_found         a file is missing; the message says which and how to get it
  * @throws invalid_argument  kernel.json is not as expected
  */
-export function findGuestFiles(config: Pick<Config, "guestDirectory" | "kernelPath">): GuestFiles {
+export function findGuestFiles(config: GuestSettings): GuestFiles {
   const { guestDirectory } = config;
   const imagePath = requireFile(join(guestDirectory, "image.erofs"), "guest image");
   const kernelPath = requireFile(chooseKernel(config), "kernel");
@@ -35,10 +37,10 @@ export function findGuestFiles(config: Pick<Config, "guestDirectory" | "kernelPa
   return { kernelPath, initrdPath, imagePath, acpi, kernelName: name };
 }
 
-function chooseKernel({ guestDirectory, kernelPath }: Pick<Config, "guestDirectory" | "kernelPath">): string {
+function chooseKernel({ guestDirectory, kernelPath, machine }: GuestSettings): string {
   if (kernelPath !== "") return kernelPath;
   const tuned = join(guestDirectory, "tuned", "vmlinux");
-  return existsSync(tuned) ? tuned : join(guestDirectory, "vmlinux");
+  return machine !== "q35" && existsSync(tuned) ? tuned : join(guestDirectory, "vmlinux");
 }
 
 function requireFile(path: string, what: string): string {

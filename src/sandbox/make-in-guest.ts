@@ -1,10 +1,9 @@
-import type { Agent } from "../agent-client/agent.ts";
 import { describe } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import { scope } from "../base/scope.ts";
 import { settleAll } from "../base/settle.ts";
 import type { Spec } from "../oci/spec.ts";
-import { guestDisks } from "./block-volumes.ts";
+import { limitsOf } from "./container-limits.ts";
 import { consoleSizeOf } from "./console-size.ts";
 import { addContainerFiles } from "./container-files.ts";
 import type { ContainerPlan } from "./container-plan.ts";
@@ -72,12 +71,13 @@ export async function makeInGuest(
     ]);
     const hooks = new ContainerHooks(request, spec, { pid: vm.vm.identity.pid, netnsPath: vm.netnsPath });
     await hooks.beforeCreate(signal);
+    const disks = await vm.volumes.hold(plan.blockDevices, containerId);
     await timeline.measure("container create", () =>
       vm.agent.createContainer(
         {
           containerId,
           ...plan.guest(shared),
-          disks: guestDisks(plan.blockDevices, vm.volumes, containerId),
+          disks,
           stdio: { ...declareStdio(request), ...consoleSizeOf(spec.process?.consoleSize) },
           noPivotRoot: request.noPivotRoot,
           notify: request.notify ?? false,
@@ -86,6 +86,7 @@ export async function makeInGuest(
       ),
     );
     await timeline.measure("streams", () => opened.connect(vm.openStream(containerId, ""), signal));
+    vm.growth.add(containerId, limitsOf(spec.linux?.resources ?? {}));
     return { vm, io: opened, hooks };
   } catch (error) {
     io?.close();
@@ -93,10 +94,16 @@ export async function makeInGuest(
   }
 }
 
-/** Has the guest forget a container, as far as it answers in time. Never rejects. */
-export async function forgetInGuest(agent: Agent, containerId: string, log: Log): Promise<void> {
+/** Has the guest forget a container, as far as it answers in time, and takes away what the VM had for it. Never rejects. */
+export async function forgetInGuest(
+  { agent, volumes, growth }: Pick<SandboxVm, "agent" | "volumes" | "growth">,
+  containerId: string,
+  log: Log,
+): Promise<void> {
   using limit = scope(undefined, forgetTimeoutMs, "the delete of a container in the guest");
   await agent.deleteProcess({ containerId, execId: "" }, limit.signal).catch((error: unknown) => {
     log.debug({ error: describe(error) }, "delete of a container in the guest");
   });
+  growth.remove(containerId);
+  await volumes.release(containerId);
 }

@@ -223,7 +223,7 @@ class VmSandbox implements Sandbox {
     const booted = await this.#booted?.catch(() => undefined);
     const isShared = this.#containers.size > 0 || this.#hold !== "none";
     if (booted !== undefined && isShared)
-      await forgetInGuest(booted.vm.agent, request.containerId, this.#options.log);
+      await forgetInGuest(booted.vm, request.containerId, this.#options.log);
     await removeContainerFiles(request, host.shared).catch((error: unknown) => {
       this.#options.log.warn({ error: describe(error) }, "cannot remove the files of a failed container");
     });
@@ -245,7 +245,7 @@ class VmSandbox implements Sandbox {
     init.attachIo(io);
     return new GuestContainer({
       ...common,
-      vmSize: vm.size,
+      growth: vm.growth,
       id: containerId,
       bundle,
       rootfs,
@@ -347,7 +347,7 @@ class VmSandbox implements Sandbox {
       await this.close();
     } else {
       if (this.#lostReason === undefined && this.#hold !== "over")
-        await forgetInGuest(booted.vm.agent, containerId, this.#options.log);
+        await forgetInGuest(booted.vm, containerId, this.#options.log);
       await removeContainerFiles(request, booted.host.shared);
     }
     this.#containers.delete(containerId);

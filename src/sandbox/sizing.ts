@@ -1,6 +1,7 @@
 import { cpus, totalmem } from "node:os";
 import { RuntimeError } from "../base/errors.ts";
 import type { Config } from "../config/config.ts";
+import type { Growth } from "../hypervisor/vm-config.ts";
 import { type PodResources, podResources } from "../oci/pod-resources.ts";
 import type { Spec } from "../oci/spec.ts";
 
@@ -32,6 +33,16 @@ export function sizeOf(spec: Spec, config: Config, host: Host): VmSize {
     vcpus: vcpusOf(resources, config, host),
     memoryMiB: memoryOf(resources.memoryBytes, config, host),
   };
+}
+
+/**
+ * What a VM of this size may grow to: what the configuration and the host allow. A size that is configured for the sandbox stays.
+ */
+export function growthOf({ vcpus, memoryMiB }: VmSize, config: Config, host: Host): Growth {
+  const mostVcpus = config.vcpus > 0 ? vcpus : Math.min(config.maxVcpus, host.cpuCount);
+  const mostMiB =
+    config.memoryMiB > 0 ? memoryMiB : Math.min(config.maxMemoryMiB || host.memoryMiB, host.memoryMiB);
+  return { maxVcpus: Math.max(vcpus, mostVcpus), maxMemoryMiB: Math.max(memoryMiB, mostMiB) };
 }
 
 // Below this crun itself does not get through its set-up.

@@ -4,10 +4,8 @@ import type { Duplex } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 
 import { Agent } from "../agent-client/agent.ts";
-import type { AgentEvents, GuestReport } from "../agent-client/agent-types.ts";
+import type { AgentEvents } from "../agent-client/agent-types.ts";
 import type { BlockDevice } from "../agent-client/guest-devices.ts";
-import { guestShareDirectory } from "../agent-client/guest-mounts.ts";
-import { guestSysctls } from "../agent-client/guest-sysctls.ts";
 import { rootDiskId } from "../agent-client/root-disk.ts";
 import { watchHealth } from "../agent-client/health.ts";
 import { openStream } from "../agent-client/streams.ts";
@@ -23,12 +21,12 @@ import { chooseAccelerator, type HostVirtualization, inspectHost } from "../hype
 import type { Hypervisor, RunningVm } from "../hypervisor/hypervisor.ts";
 import { formatKernelParams } from "../hypervisor/kernel-params.ts";
 import type { VmConfig } from "../hypervisor/vm-config.ts";
-import type { GuestNetwork } from "../network/endpoint.ts";
 import type { Spec } from "../oci/spec.ts";
 import { shareTag } from "../storage/shared-dir.ts";
 import { startVirtiofsd, type Virtiofsd } from "../storage/virtiofsd.ts";
-import { type BlockVolumes, findBlockVolumes } from "./block-volumes.ts";
+import { BlockVolumes, findBlockVolumes } from "./block-volumes.ts";
 import { placeOfCgroup } from "./cgroup-path.ts";
+import { addGuestPhases, configureGuest } from "./configure-guest.ts";
 import { type GuestConnections, guestConnections } from "./connections.ts";
 import { findGuestFiles } from "./guest-files.ts";
 import type { HostState } from "./host-state.ts";
@@ -37,8 +35,9 @@ import type { SandboxObserver } from "./observer.ts";
 import { orOomKill, withOomKill } from "./oom-kill.ts";
 import { makePodCgroup, type PodCgroup } from "./pod-cgroup.ts";
 import { forwardLoopback } from "./port-forward.ts";
-import { sizeOf, thisHost, type VmSize } from "./sizing.ts";
+import { growthOf, sizeOf, thisHost } from "./sizing.ts";
 import type { Timeline } from "./timeline.ts";
+import { VmGrowth } from "./vm-growth.ts";
 import { lateNetwork, makeVmNetwork } from "./vm-network.ts";
 import { makeVmVsock, type VmVsock } from "./vm-vsock.ts";
 
@@ -70,7 +69,7 @@ export interface VmRequest {
 /** A booted guest with a configured agent, and everything on the host that belongs to it. */
 export interface SandboxVm extends AsyncDisposable {
   readonly vm: RunningVm;
-  readonly size: VmSize;
+  readonly growth: VmGrowth;
   readonly netnsPath: string;
   readonly volumes: BlockVolumes;
   readonly agent: Agent;
@@ -95,6 +94,10 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
   // Before anything is made: what is missing or does not fit is said at once.
   const guest = findGuestFiles(config);
   const size = sizeOf(request.spec, config, thisHost());
+  const growth =
+    config.machine === "q35" && guest.acpi && config.hypervisor === "qemu"
+      ? growthOf(size, config, thisHost())
+      : undefined;
   const place = cgroupPlace(request);
   const volumes = await findBlockVolumes(request.blockDevices);
   const host = await inspectHost();
@@ -135,6 +138,7 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
     accelerator,
     vcpus: size.vcpus,
     memoryMiB: size.memoryMiB,
+    ...(growth !== undefined && { growth }),
     kernel: {
       path: guest.kernelPath,
       ...(guest.initrdPath === undefined ? {} : { initrdPath: guest.initrdPath }),
@@ -142,6 +146,7 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
         hasInitrd: guest.initrdPath !== undefined,
         ...tscParams(accelerator, host),
         readyPort: vsock.ready.port,
+        canGrow: growth !== undefined,
         debugAgent: config.debugGuest,
       }),
       acpi: guest.acpi,
@@ -222,9 +227,9 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
     const owned = cleanup.move();
     return {
       vm,
-      size,
+      growth: new VmGrowth({ vm, agent, size, growth, memoryOverheadMiB: config.memoryOverheadMiB }),
       netnsPath: network.netnsPath,
-      volumes,
+      volumes: new BlockVolumes(vm, volumes, log),
       agent,
       lost,
       openStream: (containerId, execId) => (name, streamSignal) =>
@@ -288,32 +293,6 @@ function tscParams(accelerator: "kvm" | "tcg", host: HostVirtualization): { tscK
   return accelerator === "tcg" && host.cpu.tscKhz !== undefined ? { tscKhz: host.cpu.tscKhz } : {};
 }
 
-function configureGuest(
-  agent: Agent,
-  request: VmRequest,
-  streamToken: Buffer,
-  network: GuestNetwork,
-  signal: AbortSignal,
-): Promise<GuestReport> {
-  return agent.configure(
-    {
-      sandboxId: request.sandboxId,
-      randomSeed: randomBytes(64),
-      streamToken,
-      // Containers without a name of their own see it; at most 64 characters (sethostname(2)).
-      hostname: request.spec.hostname ?? request.sandboxId.slice(0, 63),
-      sysctls: guestSysctls(request.spec),
-      storages: request.isWithoutShare
-        ? []
-        : [{ type: "virtiofs", source: shareTag, target: guestShareDirectory, options: [] }],
-      interfaces: network.interfaces.map((link) => ({ ...link, addresses: [...link.addresses] })),
-      routes: network.routes,
-      neighbours: network.neighbours,
-    },
-    signal,
-  );
-}
-
 /** Aborts when a helper ends that the VM cannot boot without. */
 function abortWith(daemon: Daemon): AbortSignal {
   const controller = new AbortController();
@@ -356,20 +335,6 @@ async function pingWithin(agent: Agent, timeoutMs: number, log: Log, signal: Abo
   using limit = scope(signal, timeoutMs, "the ping of the guest's agent");
   const agentResidentBytes = await agent.ping(limit.signal);
   log.debug({ agentResidentBytes }, "the guest answers");
-}
-
-/** The guest's clock starts with its kernel; the arrival of the ready line, which we saw, ties it to ours. */
-function addGuestPhases(timeline: Timeline, report: GuestReport, startedMs: number, readyMs: number): void {
-  const ready = report.bootPhases.findIndex(({ name }) => name === "ready");
-  const phases = report.bootPhases.slice(0, ready + 1);
-  const kernelStartMs = readyMs - (phases.at(-1)?.atMicros ?? 0) / 1000;
-  timeline.add("VMM to kernel", startedMs, Math.max(0, kernelStartMs - startedMs));
-  let previousMs = kernelStartMs;
-  for (const { name, atMicros } of phases) {
-    const endMs = Math.min(readyMs, kernelStartMs + atMicros / 1000);
-    timeline.add(`guest: ${name}`, previousMs, Math.max(0, endMs - previousMs));
-    previousMs = endMs;
-  }
 }
 
 function withConsole(error: unknown, sandboxId: string, vm: RunningVm): RuntimeError {

@@ -10,7 +10,7 @@ import { loadConfig } from "../../src/config/load.ts";
 import { loadSpec } from "../../src/oci/spec.ts";
 import { consoleSizeOf, loadConsoleSize } from "../../src/sandbox/console-size.ts";
 import { sizeOf } from "../../src/sandbox/sizing.ts";
-import { planUpdate } from "../../src/sandbox/update.ts";
+import { checkMemoryLimit, planUpdate } from "../../src/sandbox/update.ts";
 import { createTempDir } from "../support/temp-dir.ts";
 import { fullSpec } from "./full-spec.ts";
 import { nearly } from "./bytes.ts";
@@ -169,8 +169,9 @@ test("the resources of an update: an object for the guest without the host's CPU
       nearly(fc.oneof(resources, odd).map((value) => Buffer.from(JSON.stringify(value)))),
       (text) => {
         try {
-          const plan = planUpdate(text, "c1", { vmMiB: 512, heldBytes: 1024 ** 2 });
-          const { cpu } = JSON.parse(plan.toString()) as { cpu?: object };
+          const { limits, resourcesJson } = planUpdate(text, "c1");
+          checkMemoryLimit(limits, "c1", { vmMiB: 512, mostMiB: 512, heldBytes: 1024 ** 2 });
+          const { cpu } = JSON.parse(resourcesJson.toString()) as { cpu?: object };
           expect(Object.keys(cpu ?? {})).not.toContain("cpus");
         } catch (error) {
           expect(error).toBeInstanceOf(RuntimeError);

@@ -1,67 +1,22 @@
-import { execFileSync } from "node:child_process";
-import { readFileSync, statSync, truncateSync, writeFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { createPod, type Pod, type PodContainer, type SpecChanges } from "../support/model-pod.ts";
-
-interface Loop {
-  readonly path: string;
-  readonly file: string;
-  readonly major: number;
-  readonly minor: number;
-}
+import { attachLoop, type Loop, withDevices } from "../support/loops.ts";
+import { createPod, type Pod, type PodContainer } from "../support/model-pod.ts";
 
 let pod: Pod;
 let first: PodContainer;
 const loops: Loop[] = [];
 beforeAll(async () => {
   pod = createPod();
-  for (const name of ["data", "constant", "late"]) loops.push(attachLoop(name));
+  for (const name of ["data", "constant", "late"]) loops.push(attachLoop(pod.dir, name));
   const [data, constant] = loops as [Loop, Loop];
   first = await pod.start("", withDevices([data, "/dev/xvda", "rwm"], [constant, "/dev/disk/constant", "r"]));
 });
 afterAll(async () => {
   await pod.sandbox.close();
-  for (const { path } of loops) execFileSync("losetup", ["--detach", path]);
+  for (const loop of loops) loop[Symbol.dispose]();
   await pod[Symbol.asyncDispose]();
 });
-
-function attachLoop(name: string): Loop {
-  const file = pod.dir.join(`${name}.img`);
-  writeFileSync(file, `${name}\n`);
-  truncateSync(file, 1024 ** 2);
-  const path = execFileSync("losetup", ["--find", "--show", file], { encoding: "utf8" }).trim();
-  const { rdev } = statSync(path);
-  return { path, file, major: (rdev >>> 8) & 0xfff, minor: rdev & 0xff };
-}
-
-/** Devices with their rules, as containerd and Docker write them. */
-function withDevices(...devices: (readonly [Loop, path: string, access: string])[]): SpecChanges {
-  return {
-    linux: {
-      devices: devices.map(([{ major, minor }, path]) => ({
-        path,
-        type: "b",
-        major,
-        minor,
-        fileMode: 0o640,
-        uid: 3,
-        gid: 4,
-      })),
-      resources: {
-        devices: [
-          { allow: false, access: "rwm" },
-          ...devices.map(([{ major, minor }, , access]) => ({
-            allow: true,
-            type: "b",
-            major,
-            minor,
-            access,
-          })),
-        ],
-      },
-    },
-  };
-}
 
 test("a block device of the host is a disk of the VM and a node in the container", async () => {
   const seen = await first.sh(
@@ -98,7 +53,7 @@ test("a later container gets what the VM has, with its own rights; another devic
     message: expect.stringContaining(words),
   });
   await expect(pod.start("late", withDevices([late, "/dev/late", "rwm"]))).rejects.toMatchObject(
-    refusal("running without it"),
+    refusal("runs without it"),
   );
   await expect(pod.start("more", withDevices([constant, "/dev/x", "rwm"]))).rejects.toMatchObject(
     refusal("read-only"),
@@ -107,7 +62,7 @@ test("a later container gets what the VM has, with its own rights; another devic
 
 test("a device that the host does not have is refused before a VM boots", async () => {
   await using other = createPod();
-  const missing = { path: "", file: "", major: 259, minor: 4000 };
+  const missing = { major: 259, minor: 4000 };
 
   await expect(other.start("", withDevices([missing, "/dev/missing", "r"]))).rejects.toMatchObject({
     message: expect.stringContaining("259:4000"),

@@ -27,6 +27,7 @@ async function startContainer(handlers: FakeAgentOptions["handlers"] = {}) {
   const agent = new Agent({ tag: "hybrid", path: dir.join("vsock") }, 5_000);
   const events: string[] = [];
   const vm = { kills: 0, releases: 0 };
+  const vmSize = { vcpus: 1, memoryMiB: 256 };
   const common = { agent, hostPid: 4_242, drainTimeoutMs: 2_000, killVm: () => void (vm.kills += 1) };
   const joinLateNetwork = async () => {};
   const init = new GuestProcess({ ...common, containerId: "c1", execId: "", stdio: silent });
@@ -41,7 +42,7 @@ async function startContainer(handlers: FakeAgentOptions["handlers"] = {}) {
     hooks: new ContainerHooks({ containerId: "c1", bundle: dir.path }, spec, { pid: 4_242, netnsPath: "" }),
     log,
     observer: undefined,
-    vmSize: { vcpus: 1, memoryMiB: 256 },
+    growth: { size: vmSize, most: vmSize, change: async () => {} },
     openStream: (execId) => (name, signal) =>
       openStream(
         { guest: { tag: "hybrid", path: dir.join("vsock") }, token: "00", containerId: "c1", execId, name },

@@ -21,7 +21,7 @@ test("the default kernel with its initrd; the tuned one, without, once it is the
   await using dir = createTempDir();
   const guestDirectory = write(dir, standard);
 
-  expect(findGuestFiles({ guestDirectory, kernelPath: "" })).toEqual({
+  expect(findGuestFiles({ machine: "microvm", guestDirectory, kernelPath: "" })).toEqual({
     kernelPath: `${guestDirectory}/vmlinux`,
     initrdPath: `${guestDirectory}/initrd`,
     imagePath: `${guestDirectory}/image.erofs`,
@@ -30,13 +30,20 @@ test("the default kernel with its initrd; the tuned one, without, once it is the
   });
 
   write(dir, { "tuned/vmlinux": "", "tuned/kernel.json": tuned });
-  expect(findGuestFiles({ guestDirectory, kernelPath: "" })).toEqual({
+  expect(findGuestFiles({ machine: "microvm", guestDirectory, kernelPath: "" })).toEqual({
     kernelPath: `${guestDirectory}/tuned/vmlinux`,
     initrdPath: undefined,
     imagePath: `${guestDirectory}/image.erofs`,
     acpi: false,
     kernelName: "tuned",
   });
+});
+
+test("q35 takes the default kernel, which has the ACPI that it needs to grow", async () => {
+  await using dir = createTempDir();
+  const guestDirectory = write(dir, { ...standard, "tuned/vmlinux": "", "tuned/kernel.json": tuned });
+
+  expect(findGuestFiles({ machine: "q35", guestDirectory, kernelPath: "" }).acpi).toBe(true);
 });
 
 test("kernel_path wins; a kernel of the user's own gets the initrd and ACPI", async () => {
@@ -48,16 +55,19 @@ test("kernel_path wins; a kernel of the user's own gets the initrd and ACPI", as
     "mine/bzImage": "",
   });
 
-  expect(findGuestFiles({ guestDirectory, kernelPath: `${guestDirectory}/mine/bzImage` })).toEqual({
+  expect(
+    findGuestFiles({ machine: "microvm", guestDirectory, kernelPath: `${guestDirectory}/mine/bzImage` }),
+  ).toEqual({
     kernelPath: `${guestDirectory}/mine/bzImage`,
     initrdPath: `${guestDirectory}/initrd`,
     imagePath: `${guestDirectory}/image.erofs`,
     acpi: true,
     kernelName: "bzImage",
   });
-  expect(findGuestFiles({ guestDirectory, kernelPath: `${guestDirectory}/vmlinux` }).kernelName).toBe(
-    "debian-cloud",
-  );
+  expect(
+    findGuestFiles({ machine: "microvm", guestDirectory, kernelPath: `${guestDirectory}/vmlinux` })
+      .kernelName,
+  ).toBe("debian-cloud");
 });
 
 test.each(["image.erofs", "vmlinux", "initrd"])(
@@ -67,7 +77,7 @@ test.each(["image.erofs", "vmlinux", "initrd"])(
     const { [missing as keyof typeof standard]: _missing, ...files } = standard;
     const guestDirectory = write(dir, files);
 
-    expect(() => findGuestFiles({ guestDirectory, kernelPath: "" })).toThrow(
+    expect(() => findGuestFiles({ machine: "microvm", guestDirectory, kernelPath: "" })).toThrow(
       expect.objectContaining({
         code: "not_found",
         message: expect.stringMatching(new RegExp(`"${guestDirectory}/${missing}".*make guest`)),
@@ -92,7 +102,7 @@ test.each([
   await using dir = createTempDir();
   const guestDirectory = write(dir, { ...standard, "kernel.json": content });
 
-  expect(() => findGuestFiles({ guestDirectory, kernelPath: "" })).toThrow(
+  expect(() => findGuestFiles({ machine: "microvm", guestDirectory, kernelPath: "" })).toThrow(
     expect.objectContaining({ code: "invalid_argument", message: expect.stringContaining("kernel.json") }),
   );
 });

@@ -2,7 +2,7 @@ import { expect, test } from "vitest";
 import { parseStrictJson } from "../../../src/base/strict-json.ts";
 import { loadConfig } from "../../../src/config/load.ts";
 import type { Spec } from "../../../src/oci/spec.ts";
-import { sizeOf } from "../../../src/sandbox/sizing.ts";
+import { growthOf, sizeOf } from "../../../src/sandbox/sizing.ts";
 
 const config = {
   ...loadConfig({ environment: {}, executableDirectory: "/nowhere" }),
@@ -153,4 +153,30 @@ test.each([
   ["a limit above the host's memory", containerd({ memory: 8_192 * mib })],
 ])("an annotation of a pod with %s is refused", (_, spec) => {
   expect(() => sizeOf(spec, config, host)).toThrow(expect.objectContaining({ code: "invalid_argument" }));
+});
+
+test.each([
+  { name: "what the host has", changes: {}, want: { maxVcpus: 8, maxMemoryMiB: 8_192 } },
+  {
+    name: "what is configured",
+    changes: { maxMemoryMiB: 2_048, maxVcpus: 3 },
+    want: { maxVcpus: 3, maxMemoryMiB: 2_048 },
+  },
+  {
+    name: "never less than it has",
+    changes: { maxMemoryMiB: 128, maxVcpus: 1 },
+    want: { maxVcpus: 2, maxMemoryMiB: 512 },
+  },
+  {
+    name: "at most the host",
+    changes: { maxMemoryMiB: 100_000 },
+    want: { maxVcpus: 8, maxMemoryMiB: 8_192 },
+  },
+  {
+    name: "a size of its own stays",
+    changes: { memoryMiB: 512, vcpus: 2 },
+    want: { maxVcpus: 2, maxMemoryMiB: 512 },
+  },
+])("growthOf(): $name", ({ changes, want }) => {
+  expect(growthOf({ vcpus: 2, memoryMiB: 512 }, { ...config, ...changes }, host)).toEqual(want);
 });
