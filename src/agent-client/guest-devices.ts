@@ -13,7 +13,7 @@ export interface BlockDevice {
   readonly gid: number;
 }
 
-/** Devices that are the same in every Linux kernel, the guest's included. */
+/** Devices that are the same in every Linux kernel, and that the guest has. */
 const guestDevices: ReadonlySet<string> = new Set([
   "/dev/null",
   "/dev/zero",
@@ -22,6 +22,7 @@ const guestDevices: ReadonlySet<string> = new Set([
   "/dev/urandom",
   "/dev/tty",
   "/dev/fuse",
+  "/dev/net/tun",
 ]);
 
 const defaultMode = 0o660;

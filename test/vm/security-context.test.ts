@@ -114,6 +114,22 @@ test("rlimits and the OOM score are set in the guest, where they need nothing of
   expect(result.output).toBe("4000\n300000\n0\n-998\n");
 });
 
+test("with CAP_NET_ADMIN a container makes bridges, pairs of interfaces and taps; without it does not", async () => {
+  const script = ["bridge", "veth"]
+    .map((type) => `ip link add new-${type} type ${type} && ip link del new-${type} && echo ${type}`)
+    .concat("tunctl -t new-tap >/dev/null && tunctl -d new-tap >/dev/null && echo tap")
+    .join("; ");
+  const device = { path: "/dev/net/tun", type: "c", major: 10, minor: 200, fileMode: 0o666 };
+  const linux = {
+    devices: [device],
+    resources: { devices: [{ allow: true, type: "c", major: 10, minor: 200, access: "rwm" }] },
+  };
+  const process = { process: capabilities("CAP_NET_ADMIN"), linux };
+
+  expect((await pod.run("net-admin", script, process)).output).toBe("bridge\nveth\ntap\n");
+  expect((await pod.run("no-net-admin", `(${script}) 2>/dev/null`, { linux })).output).toBe("");
+});
+
 test("privileged: every device of the guest, a writable /sys and all capabilities; nothing of the host", async () => {
   const result = await pod.run(
     "privileged",
