@@ -16,7 +16,7 @@ use crate::reaper::Reaper;
 use crate::stdio::{Endpoints, TOKEN_BYTES};
 use crate::storage::{STORAGE_LIMIT, mount_storage};
 use crate::volumes::Volumes;
-use crate::{devices, ids};
+use crate::{devices, ids, sysctl};
 
 /// Containers that a sandbox may have at once.
 const CONTAINER_LIMIT: usize = 256;
@@ -116,6 +116,7 @@ impl Sandbox {
     }
 
     async fn create_reserved(&self, request: CreateContainerRequest) -> Result<(Arc<Container>, i32)> {
+        sysctl::set(&request.sysctls)?;
         self.mount_once(&request.storages)?;
         let mut additions = Additions {
             namespaces: self.namespaces.paths(&request.shared_namespaces)?,

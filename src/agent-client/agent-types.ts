@@ -93,6 +93,8 @@ export interface GuestContainerRequest {
   readonly rootDisk?: string;
   /** The container gets a notify socket. */
   readonly notify: boolean;
+  /** Kernel parameters of the guest that it asks for. */
+  readonly sysctls: Readonly<Record<string, string>>;
 }
 
 export interface GuestReport {

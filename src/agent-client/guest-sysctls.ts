@@ -15,6 +15,11 @@ export function guestSysctls(spec: Spec): Sysctls {
   return pick(spec, (name) => !utsPattern.test(name));
 }
 
+/** Those of them that are set in the guest for every container, before it is made: no namespace of its own has them. */
+export function sharedSysctls(spec: Spec): Sysctls {
+  return pick(spec, (name) => !utsPattern.test(name) && !ipcPattern.test(name));
+}
+
 /** Those that are left to the guest's runtime: what is not for a namespace of the container it refuses. */
 export function containerSysctls(spec: Spec): Sysctls {
   return pick(spec, (name) => utsPattern.test(name) || ipcPattern.test(name));

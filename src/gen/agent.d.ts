@@ -1159,6 +1159,9 @@ export namespace caisson {
                 /** CreateContainerRequest notify. */
                 notify: boolean;
 
+                /** CreateContainerRequest sysctls. */
+                sysctls: { [k: string]: string };
+
                 /**
                  * Encodes the specified CreateContainerRequest message. Does not implicitly {@link caisson.agent.v1.CreateContainerRequest.verify|verify} messages.
                  * @param message CreateContainerRequest message or plain object to encode
@@ -1215,6 +1218,9 @@ export namespace caisson {
 
                     /** CreateContainerRequest notify */
                     notify?: (boolean|null);
+
+                    /** CreateContainerRequest sysctls */
+                    sysctls?: ({ [k: string]: string }|null);
 
                     /** Unknown fields preserved while decoding when enabled */
                     $unknowns?: Uint8Array[];

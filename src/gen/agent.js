@@ -1744,6 +1744,7 @@ export const caisson = $root.caisson = (() => {
                     this.sharedNamespaces = [];
                     this.disks = [];
                     this.volumes = [];
+                    this.sysctls = {};
                     if (properties)
                         for (let keys = $Object.keys(properties), i = 0; i < keys.length; ++i)
                             if (properties[keys[i]] != null && keys[i] !== "__proto__")
@@ -1761,6 +1762,7 @@ export const caisson = $root.caisson = (() => {
                 CreateContainerRequest.prototype.volumes = $util.emptyArray;
                 CreateContainerRequest.prototype.rootDisk = "";
                 CreateContainerRequest.prototype.notify = false;
+                CreateContainerRequest.prototype.sysctls = $util.emptyObject;
 
                 CreateContainerRequest.encode = function (message, writer, _depth) {
                     if (!writer)
@@ -1795,6 +1797,9 @@ export const caisson = $root.caisson = (() => {
                         writer.uint32(82).string(message.rootDisk);
                     if (message.notify != null && $Object.hasOwnProperty.call(message, "notify") && message.notify !== false)
                         writer.uint32(88).bool(message.notify);
+                    if (message.sysctls != null && $Object.hasOwnProperty.call(message, "sysctls"))
+                        for (let keys = $Object.keys(message.sysctls), i = 0; i < keys.length; ++i)
+                            writer.uint32(98).fork().uint32(10).string(keys[i]).uint32(18).string(message.sysctls[keys[i]]).ldelim();
                     if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                         for (let i = 0; i < message.$unknowns.length; ++i)
                             writer.raw(message.$unknowns[i]);
@@ -1808,7 +1813,7 @@ export const caisson = $root.caisson = (() => {
                         _depth = 0;
                     if (_depth > $Reader.recursionLimit)
                         throw $Error("max depth exceeded");
-                    let end, message, value;
+                    let end, message, key, value;
                     if (length === $undefined)
                         end = reader.len;
                     else {
@@ -1918,6 +1923,42 @@ export const caisson = $root.caisson = (() => {
                                     message.notify = value;
                                 else
                                     delete message.notify;
+                                continue;
+                            }
+                        case 12: {
+                                if (wireType !== 2)
+                                    break;
+                                if (message.sysctls === $util.emptyObject)
+                                    message.sysctls = {};
+                                let end2 = reader.size() + reader.pos;
+                                if (end2 > reader.len)
+                                    throw $RangeError("index out of range");
+                                reader.len = end2;
+                                key = "";
+                                value = "";
+                                while (reader.pos < end2) {
+                                    let tag2 = reader.tag();
+                                    wireType = tag2 & 7;
+                                    switch (tag2 >>>= 3) {
+                                    case 1:
+                                        if (wireType !== 2)
+                                            break;
+                                        key = reader.stringVerify();
+                                        continue;
+                                    case 2:
+                                        if (wireType !== 2)
+                                            break;
+                                        value = reader.stringVerify();
+                                        continue;
+                                    }
+                                    reader.skipType(wireType, _depth, tag2);
+                                }
+                                if (reader.pos !== end2)
+                                    throw $RangeError("index out of range");
+                                reader.len = end;
+                                if (key === "__proto__")
+                                    $util.makeProp(message.sysctls, key);
+                                message.sysctls[key] = value;
                                 continue;
                             }
                         }

@@ -3,6 +3,7 @@ import { type BlockDevice, blockDevices, hasAllDevices } from "../agent-client/g
 import { type BindSource, bindSources, type SharedBind } from "../agent-client/guest-mounts.ts";
 import { sharedNamespaces } from "../agent-client/guest-namespaces.ts";
 import { guestSpec, refuseUnsupported } from "../agent-client/guest-spec.ts";
+import { sharedSysctls } from "../agent-client/guest-sysctls.ts";
 import { rootDiskId, withRootDisk } from "../agent-client/root-disk.ts";
 import { withIdleInit } from "../agent-client/idle-init.ts";
 import type { Spec, SpecMount } from "../oci/spec.ts";
@@ -20,7 +21,7 @@ export interface ContainerPlan {
     shared: readonly SharedBind[],
   ): Pick<
     GuestContainerRequest,
-    "ociConfigJson" | "storages" | "sharedNamespaces" | "allDevices" | "volumes" | "rootDisk"
+    "ociConfigJson" | "storages" | "sharedNamespaces" | "allDevices" | "volumes" | "rootDisk" | "sysctls"
   >;
 }
 
@@ -61,6 +62,7 @@ export async function planContainer(spec: Spec, options: PlanOptions): Promise<C
         sharedNamespaces: sharedTypes,
         allDevices: hasAllDevices(spec),
         volumes: shared.map(({ path }) => path),
+        sysctls: sharedSysctls(spec),
       };
     },
   };

@@ -40,6 +40,7 @@ const calls: Record<string, (agent: Agent) => Promise<unknown>> = {
       allDevices: false,
       volumes: [],
       notify: false,
+      sysctls: {},
     }),
   CreateExec: (agent) => agent.createExec({ ...address, ociProcessJson: Buffer.from("{}"), stdio }),
   StartProcess: (agent) => agent.startProcess(address),

@@ -99,6 +99,19 @@ test("sysctls of the sandbox are the guest's, whoever asks, and not the host's",
   expect(names.map((name) => readFileSync(`/proc/sys/${name}`, "utf8"))).toEqual(own);
 });
 
+test("sysctls of a later container hold for the sandbox; one that the guest does not have fails the create", async () => {
+  const name = "net.ipv4.ip_unprivileged_port_start";
+  const read = `cat /proc/sys/${name.replaceAll(".", "/")}`;
+  const setTo = (value: string) => ({ linux: { sysctl: { [name]: value } } });
+
+  expect((await pod.run("sysctl-later", read, setTo("9"))).output).toBe("9\n");
+  expect((await pod.run("sysctl-seen", read)).output).toBe("9\n");
+  expect((await pod.run("sysctl-back", read, setTo("7"))).output).toBe("7\n");
+  await expect(
+    pod.create("sysctl-unknown", ["true"], { linux: { sysctl: { "net.ipv4.no_such": "1" } } }),
+  ).rejects.toThrow(/Cannot set sysctl "net.ipv4.no_such": the guest's kernel does not have it/);
+});
+
 test("rlimits and the OOM score are set in the guest, where they need nothing of the host", async () => {
   const process = {
     rlimits: [

@@ -149,6 +149,7 @@ test("a call that is not answered ends with deadline_exceeded, a late answer is 
     allDevices: false,
     volumes: [],
     notify: false,
+    sysctls: {},
   };
 
   await expect(pair.agent.createContainer(request)).rejects.toMatchObject({

@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { guestSpec, refuseUnsupported } from "../../../src/agent-client/guest-spec.ts";
-import { guestSysctls } from "../../../src/agent-client/guest-sysctls.ts";
+import { guestSysctls, sharedSysctls } from "../../../src/agent-client/guest-sysctls.ts";
 import type { Spec } from "../../../src/oci/spec.ts";
 
 const namespaces = [{ type: "mount" }, { type: "pid" }];
@@ -246,7 +246,7 @@ test.each(refused)("refuseUnsupported(): $name", ({ spec, code, words }) => {
   );
 });
 
-test("guestSysctls: all but those of the UTS namespace, which every container has", () => {
+test("sysctls: all but those of the UTS namespace at the boot, and without those of IPC for each container", () => {
   const sysctl = {
     "net.ipv4.ip_forward": "1",
     "net/core/somaxconn": "5",
@@ -264,6 +264,12 @@ test("guestSysctls: all but those of the UTS namespace, which every container ha
     "kernel.shm_rmid_forced",
     "kernel.sem",
     "fs.mqueue.msg_max",
+    "vm.swappiness",
+    "network.x",
+  ]);
+  expect(Object.keys(sharedSysctls(make({ linux: { sysctl } })))).toEqual([
+    "net.ipv4.ip_forward",
+    "net/core/somaxconn",
     "vm.swappiness",
     "network.x",
   ]);
