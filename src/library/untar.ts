@@ -3,7 +3,7 @@ import { createWriteStream } from "node:fs";
 import { rename, rm } from "node:fs/promises";
 import type { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
-import { extract, type Header } from "tar-stream";
+import { type Extract, extract, type Header } from "tar-stream";
 import { RuntimeError } from "../base/errors.ts";
 import { HostTree } from "./host-tree.ts";
 
@@ -30,10 +30,26 @@ const maxNameLength = 4095;
  */
 export async function untar(stream: Readable, target: string, limits: CopyOutLimits): Promise<void> {
   const parser = extract();
-  const parsing = pipeline(stream, parser);
-  parsing.catch(() => {});
-  // Seen by the loop below.
+  // Seen by the loop over its entries.
   parser.on("error", () => {});
+  stream.on("error", (error) => parser.destroy(error));
+  // Node's pipeline does not notice it when the parser has yet to take something.
+  stream.once("close", () => {
+    if (!stream.readableEnded) parser.destroy(new Error("it breaks off"));
+  });
+  stream.pipe(parser as unknown as NodeJS.WritableStream);
+  try {
+    await unpack(parser, target, limits);
+  } catch (error) {
+    stream.destroy();
+    if (error instanceof RuntimeError) throw error;
+    throw new RuntimeError("invalid_argument", `Cannot copy to "${target}": the guest's archive is broken`, {
+      cause: error,
+    });
+  }
+}
+
+async function unpack(parser: Extract, target: string, limits: CopyOutLimits): Promise<void> {
   let tree: HostTree | undefined;
   let count = 0;
   const budget = { left: limits.maxBytes, total: limits.maxBytes };
@@ -54,13 +70,6 @@ export async function untar(stream: Readable, target: string, limits: CopyOutLim
         await add(tree, entry, limits, budget);
       }
     }
-    await parsing;
-  } catch (error) {
-    stream.destroy();
-    if (error instanceof RuntimeError) throw error;
-    throw new RuntimeError("invalid_argument", `Cannot copy to "${target}": the guest's archive is broken`, {
-      cause: error,
-    });
   } finally {
     await tree?.[Symbol.asyncDispose]();
   }

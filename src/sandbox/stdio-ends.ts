@@ -43,6 +43,9 @@ export function streamOutput(stream: Writable): Output {
       stream.end();
       await done.catch(() => {});
     },
-    close: () => stream.destroy(),
+    // What was written to its end belongs to its reader, who may not have read it yet.
+    close: () => {
+      if (!stream.writableFinished) stream.destroy();
+    },
   };
 }

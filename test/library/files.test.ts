@@ -96,6 +96,16 @@ test("copyIn and copyOut bring a tree there and back", async () => {
   expect(readlinkSync(`${back}/link`)).toBe("tool");
 });
 
+test("copyOut of more than the streams between hold, file by file", async () => {
+  const count = 1000;
+  await root(`mkdir /parts && cd /parts && for i in $(seq ${count}); do echo "part $i" >$i; done`);
+  const target = library.dir.join("parts");
+  await sandbox.copyOut("/parts", target);
+
+  expect(readdirSync(target)).toHaveLength(count);
+  expect(readFileSync(`${target}/${count}`, "utf8")).toBe(`part ${count}\n`);
+});
+
 test("copyIn and copyOut of one file", async () => {
   const file = library.dir.join("file");
   writeFileSync(file, "one", { mode: 0o755 });

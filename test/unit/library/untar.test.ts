@@ -7,7 +7,9 @@ import {
   symlinkSync,
   writeFileSync,
 } from "node:fs";
-import { Readable } from "node:stream";
+import { PassThrough, Readable } from "node:stream";
+import { buffer } from "node:stream/consumers";
+import { setImmediate } from "node:timers/promises";
 import { type Header, pack } from "tar-stream";
 import { expect, test } from "vitest";
 import { type CopyOutLimits, isSafeLink, untar } from "../../../src/library/untar.ts";
@@ -172,4 +174,46 @@ test.for([
   { parts: ["a"], target: "", safe: false },
 ])("a link at $parts to $target is safe: $safe", ({ parts, target, safe }) => {
   expect(isSafeLink(parts, target)).toBe(safe);
+});
+
+test.for([
+  { what: "in a file", bytes: 512 + 512 + 100 },
+  { what: "between files", bytes: 512 + 512 + 1024 },
+  { what: "before its first entry", bytes: 0 },
+])("untar fails when its stream closes $what", async ({ bytes }) => {
+  await using dir = createTempDir();
+  const whole = await buffer(
+    archive([top, { name: "a", content: "x".repeat(600) }, { name: "b", content: "y" }]),
+  );
+  const stream = new PassThrough();
+  const failed = untar(stream, makeTarget(dir), limits);
+  if (bytes > 0) stream.write(whole.subarray(0, bytes));
+  await setImmediate();
+  stream.destroy();
+
+  await expect(failed).rejects.toMatchObject({ code: "invalid_argument" });
+});
+
+test("untar comes to its end whenever its stream is destroyed, with everything written to it or not", async () => {
+  await using dir = createTempDir();
+  const items = Array.from({ length: 200 }, (_, index) => ({
+    name: String(index),
+    content: "x".repeat(600),
+  }));
+  const whole = await buffer(archive([top, ...items]));
+  const generous = { ...limits, maxBytes: 1e6, maxEntries: 1000 };
+  const target = makeTarget(dir);
+
+  for (let turns = 0; turns < 150; turns += 2) {
+    const stream = new PassThrough();
+    const outcome = untar(stream, target, generous).catch((error: unknown) => error);
+    for (let offset = 0; offset < whole.length; offset += 32_000)
+      stream.write(whole.subarray(offset, offset + 32_000));
+    stream.end();
+    for (let turn = 0; turn < turns; turn++) await setImmediate();
+    stream.destroy();
+
+    const error = await outcome;
+    if (error !== undefined) expect(error).toMatchObject({ code: "invalid_argument" });
+  }
 });
