@@ -13,6 +13,7 @@ import { TaskClient } from "../client/task-client.ts";
 import { type Bundle, openBundle } from "./bundle.ts";
 import { endContainer } from "./delete.ts";
 import { type Host, requireRoot, shimOf } from "./host.ts";
+import { notifySocketOf } from "./notify.ts";
 import { noteSandbox, sandboxContainerOf } from "./pod.ts";
 import type { ProcessProxy, TerminalKind } from "./proxy.ts";
 import { openProxy, type ProxyRequest, spawnProxy } from "./proxy-process.ts";
@@ -165,7 +166,7 @@ function requestOf(host: Host, prepared: Prepared, address: string, standInPid?:
   const netnsPath = named || sandboxPaths(host.config.stateDirectory, namespace, sandboxId).netns;
   const standIn = standInPid === undefined ? undefined : { pid: standInPid, view: viewOf(bundle, netnsPath) };
   const process = { tag: "init", bundle: bundle.path, standIn } as const;
-  const notifySocket = host.environment["NOTIFY_SOCKET"] || undefined;
+  const notifySocket = notifySocketOf(host.environment, bundle.spec);
   return { address, sandboxId, terminal, ioDirectory: paths.io, notifySocket, process };
 }
 

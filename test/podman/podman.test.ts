@@ -3,6 +3,7 @@ import { afterAll, beforeAll, expect, test, vi } from "vitest";
 import { testAll } from "../support/cli-level.ts";
 import { startOnPty } from "../support/cli-pty.ts";
 import { checkLeaksAroundEachTest } from "../support/leaks.ts";
+import { buildNotifier, listenForNotifications } from "../support/notify-host.ts";
 import { busybox, createPodman, type Podman } from "../support/podman.ts";
 
 const waitFor = { timeout: 60_000, interval: 100 };
@@ -162,4 +163,88 @@ testAll("what a VM cannot have is refused with a reason; an init and no network 
   expect(await podman.ok(["run", "--rm", "--init", busybox, "ps", "-o", "pid,comm"])).toMatch(/^ *1 .*init/m);
   const links = await podman.ok(["run", "--rm", "--network", "none", busybox, "ip", "-o", "addr"]);
   expect(links).not.toMatch(/inet (?!127\.)/);
+});
+
+testAll("sd_notify: Podman says when the container runs, or hands on what the container says", async () => {
+  const socket = podman.dir.join("notify.sock");
+  buildNotifier(podman.dir.join("notify"));
+  await using manager = await listenForNotifications(socket);
+  const mount = ["--volume", `${podman.dir.join("notify")}:/notify:ro`];
+  const run = (mode: string, ...command: string[]) =>
+    podman.ok(["run", "-d", `--sdnotify=${mode}`, ...mount, busybox, ...command], {
+      env: { NOTIFY_SOCKET: socket },
+    });
+
+  await run("conmon", "sleep", "1000");
+  expect(await manager.next()).toMatch(/^MAINPID=\d+\|READY=1$/);
+  await run("container", "/notify", "STATUS=starting", "READY=1\nMAINPID=1");
+  const said = [await manager.next(), await manager.next()];
+  expect(said.toSorted()).toEqual([expect.stringMatching(/^MAINPID=(?!1$)\d+$/), "READY=1"]);
+  await podman.removeAll();
+});
+
+testAll(
+  "a privileged container has the guest's devices and all capabilities, an exec in another all as well",
+  async () => {
+    const script = "mkdir -p /m && mount -t tmpfs none /m && ls /dev/vda && grep CapEff /proc/self/status";
+    const whole = /^\/dev\/vda\nCapEff:\t000001f\w{9}$/;
+    expect(await podman.ok(["run", "--rm", "--privileged", busybox, "sh", "-c", script])).toMatch(whole);
+
+    await podman.ok(["run", "-d", "--name", "plain", busybox, "sleep", "1000"]);
+    const capabilities = ["plain", "grep", "CapEff", "/proc/self/status"];
+    expect(await podman.ok(["exec", "--privileged", ...capabilities])).toMatch(/^CapEff:\t000001f/);
+    expect(await podman.ok(["exec", ...capabilities])).toMatch(/^CapEff:\t0000000/);
+    await podman.removeAll();
+  },
+);
+
+testAll("pods: pause, unpause, kill, start, stats, and Kubernetes YAML there and back", async () => {
+  const file = podman.dir.join("pod.yaml");
+  const serve = ["sh", "-c", "echo served >/tmp/index.html; httpd -f -p 80 -h /tmp"];
+  const containers = [
+    { name: "web", image: busybox, command: serve },
+    { name: "side", image: busybox, command: ["sleep", "1000"] },
+  ];
+  const pod = { apiVersion: "v1", kind: "Pod", metadata: { name: "whole" }, spec: { containers } };
+  writeFileSync(file, JSON.stringify(pod));
+  const is = async (wanted: string) =>
+    expect(await podman.ok(["pod", "inspect", "whole", "--format", "{{.State}}"])).toBe(wanted);
+
+  await podman.ok(["play", "kube", file]);
+  await is("Running");
+  const fetch = "until wget -q -O - http://127.0.0.1/; do sleep 0.2; done";
+  expect(await podman.ok(["exec", "whole-side", "sh", "-c", fetch])).toBe("served");
+  expect(await podman.ok(["pod", "stats", "--no-stream", "whole"])).toContain("whole-side");
+  await podman.ok(["pod", "pause", "whole"]);
+  await is("Paused");
+  await podman.ok(["pod", "unpause", "whole"]);
+  await podman.ok(["pod", "kill", "whole"]);
+  await vi.waitFor(() => is("Exited"), waitFor);
+  await podman.ok(["pod", "start", "whole"]);
+  expect(await podman.ok(["exec", "whole-side", "sh", "-c", fetch])).toBe("served");
+  expect(await podman.ok(["generate", "kube", "whole"])).toContain("name: side");
+  await podman.ok(["play", "kube", "--down", file]);
+  expect(await podman.ok(["ps", "--all", "--quiet"])).toBe("");
+});
+
+testAll("update, commit, export, diff, rename, restart, init, start --attach, mount", async () => {
+  await podman.ok(["run", "-d", "--name", "first", busybox, "sh", "-c", "echo made >/file; exec sleep 1000"]);
+  await vi.waitFor(async () => expect(await podman.ok(["diff", "first"])).toContain("A /file"), waitFor);
+  await podman.ok(["commit", "--quiet", "first", "localhost/made"]);
+  expect(await podman.ok(["run", "--rm", "localhost/made", "cat", "/file"])).toBe("made");
+  expect(readFileSync(`${await podman.ok(["mount", "first"])}/file`, "utf8")).toBe("made\n");
+  await podman.ok(["umount", "first"]);
+  await podman.ok(["export", "--output", podman.dir.join("exported.tar"), "first"]);
+  await podman.ok(["update", "--cpus", "0.5", "first"]);
+  const limit = "cat /sys/fs/cgroup$(cut -d : -f 3 /proc/self/cgroup)/cpu.max";
+  expect(await podman.ok(["exec", "first", "sh", "-c", limit])).toBe("50000 100000");
+  await podman.ok(["rename", "first", "second"]);
+  await podman.ok(["restart", "--time", "0", "second"]);
+  expect(await podman.ok(["exec", "second", "cat", "/file"])).toBe("made");
+
+  await podman.ok(["create", "--name", "third", busybox, "echo", "attached"]);
+  await podman.ok(["init", "third"]);
+  expect(await podman.ok(["start", "--attach", "third"])).toBe("attached");
+  await podman.removeAll();
+  await podman.ok(["rmi", "--force", "localhost/made"]);
 });

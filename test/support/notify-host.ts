@@ -1,5 +1,5 @@
 import { once } from "node:events";
-import { spawn } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
 import { createInterface } from "node:readline";
 
 /** A service manager's socket: what is sent to it. Node has no datagram sockets of this kind, so perl, which every Debian has, listens. */
@@ -25,4 +25,25 @@ export async function listenForNotifications(path: string): Promise<NotifyListen
       await once(child, "exit");
     },
   };
+}
+
+/** What a service does with libsystemd: one datagram for each argument. */
+const program = `
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+int main(int argc, char **argv) {
+  struct sockaddr_un to = { .sun_family = AF_UNIX };
+  strcpy(to.sun_path, getenv("NOTIFY_SOCKET"));
+  int s = socket(AF_UNIX, SOCK_DGRAM, 0);
+  for (int i = 1; i < argc; i++)
+    if (sendto(s, argv[i], strlen(argv[i]), 0, (void *)&to, sizeof to) < 0) return 1;
+  pause();
+}`;
+
+/** Builds a service that sends each of its arguments to NOTIFY_SOCKET and stays. */
+export function buildNotifier(path: string): void {
+  execFileSync("gcc", ["-static", "-O1", "-x", "c", "-o", path, "-"], { input: program });
 }

@@ -1,5 +1,5 @@
 import { execFileSync } from "node:child_process";
-import { existsSync, mkdirSync, readdirSync, rmdirSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, rmdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { buildPath, requireFiles } from "./cli-build.ts";
 import { run, type RunOptions, type RunResult, runOk } from "./cli-run.ts";
@@ -27,11 +27,19 @@ export interface Podman extends AsyncDisposable {
 
 /** Made by Podman for all its containers, and never removed. */
 const parentCgroup = "libpod_parent";
+/** The same for all of root's Podmans, whatever their own directories are. */
+const commonDirectories = [
+  "/run/containers",
+  "/run/containers/networks",
+  "/var/lib/containers",
+  "/var/lib/containers/cache",
+];
 
 /** `helpers`: the folder that `scripts/test-engines podman` prints. */
 export async function createPodman(helpers = process.env["CAISSON_TEST_PODMAN"] ?? ""): Promise<Podman> {
   requireFiles(buildPath("bin/caisson-oci"), join(helpers, "netavark"));
   const hadCgroup = cgroups().length > 0;
+  const made = commonDirectories.filter((path) => !existsSync(path));
   const dir = createTempDir();
   const network = makeEngineNetwork(dir.token);
   const state = dir.join("run");
@@ -46,9 +54,10 @@ export async function createPodman(helpers = process.env["CAISSON_TEST_PODMAN"] 
     ...network.inside(["podman", ...places, ...storage, "--cgroup-manager", "cgroupfs"]),
     ...args,
   ];
-  const call = (args: readonly string[], options?: RunOptions) => run(argv(...args), { ...options, env });
+  const withEnv = (options: RunOptions = {}) => ({ ...options, env: { ...env, ...options.env } });
+  const call = (args: readonly string[], options?: RunOptions) => run(argv(...args), withEnv(options));
   const ok = async (args: readonly string[], options?: RunOptions) =>
-    (await runOk(argv(...args), { ...options, env })).stdout.trimEnd();
+    (await runOk(argv(...args), withEnv(options))).stdout.trimEnd();
   const podman: Podman = {
     dir,
     argv: (...args) => ["env", `CONTAINERS_CONF=${env.CONTAINERS_CONF}`, ...argv(...args)],
@@ -65,6 +74,7 @@ export async function createPodman(helpers = process.env["CAISSON_TEST_PODMAN"] 
       await podman.removeAll();
       network[Symbol.dispose]();
       if (!hadCgroup) removeCgroups();
+      for (const path of made) rmSync(path, { recursive: true, force: true });
       await dir[Symbol.asyncDispose]();
     },
   };
