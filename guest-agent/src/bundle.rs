@@ -24,6 +24,8 @@ pub struct Additions {
     pub devices: Vec<Device>,
     /// Directory of the notify socket, if there is one.
     pub notify: Option<String>,
+    /// Further variables of the process.
+    pub environment: Vec<String>,
 }
 
 /// A device node with the access that the container gets to it.
@@ -106,6 +108,9 @@ pub fn adapt_config(id: &str, config: &[u8], terminal: Terminal, additions: &Add
     add_devices(linux, &additions.devices)?;
     if let Some(directory) = &additions.notify {
         add_notify(&mut config, directory)?;
+    }
+    for variable in &additions.environment {
+        push(object(&mut config, "process")?, "env", json!(variable))?;
     }
     to_bytes(&config)
 }
@@ -255,6 +260,7 @@ mod tests {
     fn namespaces_and_devices_are_added_with_their_rules() {
         let additions = || Additions {
             notify: None,
+            environment: vec!["LISTEN_FDS=1".into()],
             namespaces: vec![("ipc".into(), "/proc/1/fd/9".into())],
             devices: vec![Device {
                 path: "/dev/data".into(),
@@ -273,7 +279,9 @@ mod tests {
             Ok::<Value, Error>(serde_json::from_slice(&bytes).expect("JSON"))
         };
         let got = config(r#"{"namespaces":[{"type":"mount"}],"resources":{"devices":[{"allow":false}]}}"#);
-        let linux = &got.expect("a good configuration")["linux"];
+        let got = got.expect("a good configuration");
+        assert_eq!(got["process"]["env"], json!(["LISTEN_FDS=1"]));
+        let linux = &got["linux"];
         assert_eq!(
             linux["namespaces"],
             json!([{ "type": "mount" }, { "type": "ipc", "path": "/proc/1/fd/9" }])

@@ -33,6 +33,15 @@ pub fn keep_open(fd: libc::c_int) -> io::Result<()> {
     check(unsafe { libc::fcntl(fd, libc::F_SETFD, 0) })
 }
 
+/// Gives the program that is about to be executed these descriptors as 3, 4 and so on. Each of them is beyond those numbers.
+pub fn put_from_three(sources: &[libc::c_int]) -> io::Result<()> {
+    for (target, source) in (3..).zip(sources) {
+        // SAFETY: dup2 puts an open descriptor in the place of one that the program would not have got.
+        check(unsafe { libc::dup2(*source, target) })?;
+    }
+    Ok(())
+}
+
 /// The agent's score of -1000 would make the whole container unkillable.
 fn reset_oom_score() -> io::Result<()> {
     // SAFETY: the path is NUL-terminated, the buffer has the given length, the descriptor is closed once.

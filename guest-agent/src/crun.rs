@@ -3,13 +3,15 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+use nix::fcntl::{FcntlArg, fcntl};
 
 use crate::child;
 use crate::error::{Context, Error, Result, clean};
@@ -110,11 +112,17 @@ pub async fn run(
         .stdin(to_stdio(ends.stdin))
         .stdout(to_stdio(ends.stdout))
         .stderr(to_stdio(ends.stderr));
-    // SAFETY: child::prepare only makes system calls that are allowed between fork and exec.
-    unsafe { command.pre_exec(child::prepare) };
+    let further = Further::raise(&ends.further).context(|| format!("{action}: pass descriptors on"))?;
+    let sources = further.sources();
+    let prepare = move || {
+        child::prepare()?;
+        child::put_from_three(&sources)
+    };
+    // SAFETY: both only make system calls that are allowed between fork and exec.
+    unsafe { command.pre_exec(prepare) };
     let child = command.spawn().context(|| format!("{action}: start {PROGRAM}"))?;
     // The child's ends must not stay open here, or nobody would ever see their end.
-    drop(command);
+    drop((command, further, ends.further));
     let pid =
         i32::try_from(child.id()).map_err(|_| Error::Internal("Cannot use a process id beyond 31 bits".into()))?;
     // No await since the fork: the reaper cannot have seen it die.
@@ -132,6 +140,39 @@ pub async fn run(
     };
     let text = read_log(&log_path).unwrap_or_else(|| format!("crun ended with status {status}"));
     Err(classify(&text, format!("Cannot {action}: {text}")))
+}
+
+/// Descriptors for a child, out of the way of the numbers that they get there. Those are all taken meanwhile, so that nothing that
+/// the start of the child needs has one of them.
+struct Further {
+    raised: Vec<OwnedFd>,
+    _taken: Vec<OwnedFd>,
+}
+
+impl Further {
+    fn raise(ends: &[OwnedFd]) -> nix::Result<Self> {
+        let free = i32::try_from(ends.len()).unwrap_or(i32::MAX).saturating_add(3);
+        let duplicate = |end: &OwnedFd, from| {
+            let raw = fcntl(end, FcntlArg::F_DUPFD_CLOEXEC(from))?;
+            // SAFETY: fcntl has just made the descriptor, and nobody else has it.
+            Ok::<_, nix::Error>(unsafe { OwnedFd::from_raw_fd(raw) })
+        };
+        let mut taken = Vec::new();
+        for end in ends {
+            while taken.last().is_none_or(|last: &OwnedFd| last.as_raw_fd() < free) {
+                taken.push(duplicate(end, 3)?);
+            }
+        }
+        let raised = ends
+            .iter()
+            .map(|end| duplicate(end, free))
+            .collect::<nix::Result<_>>()?;
+        Ok(Self { raised, _taken: taken })
+    }
+
+    fn sources(&self) -> Vec<i32> {
+        self.raised.iter().map(AsRawFd::as_raw_fd).collect()
+    }
 }
 
 /// Whether crun knows the container.

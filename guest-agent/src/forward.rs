@@ -1,4 +1,5 @@
-//! Connections that the host forwards to a TCP port of the guest's loopback, where the pod's workload listens.
+//! Connections that the host forwards to a TCP port of the guest's loopback, where the pod's workload listens, or to a
+//! descriptor that a container was given.
 //!
 //! Each has two streams, one for each direction, with the frames of stdio. A stream that closes before its end frame
 //! was reset.
@@ -9,9 +10,9 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::unix::pipe;
+use tokio::net::{TcpStream, UnixStream, tcp, unix};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -83,18 +84,35 @@ impl Drop for Waiting {
     }
 }
 
+/// The workload's side of a connection.
+pub enum Peer {
+    /// To a TCP port.
+    Tcp(TcpStream),
+    /// To a unix socket.
+    Unix(UnixStream),
+    /// A pipe that the workload reads.
+    Writer(pipe::Sender),
+    /// A pipe that the workload writes.
+    Reader(pipe::Receiver),
+}
+
 /// Connects to `port` of the loopback, IPv4 first. The error is the reason for the peer.
 pub async fn connect(port: u16) -> Result<TcpStream, String> {
     let ipv4 = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let ipv6 = SocketAddr::from((Ipv6Addr::LOCALHOST, port));
-    let both = async {
+    limited(async {
         match TcpStream::connect(ipv4).await {
             Ok(stream) => Ok(stream),
             // Without IPv6 the second error says nothing about the workload.
             Err(error) => TcpStream::connect(ipv6).await.map_err(|_| error),
         }
-    };
-    let stream = match timeout(CONNECT_LIMIT, both).await {
+    })
+    .await
+}
+
+/// The outcome of a connect, within the time for one.
+pub async fn limited(connect: impl Future<Output = io::Result<TcpStream>>) -> Result<TcpStream, String> {
+    let stream = match timeout(CONNECT_LIMIT, connect).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => return Err("connection refused".into()),
         Ok(Err(error)) => return Err(error.to_string()),
@@ -106,21 +124,49 @@ pub async fn connect(port: u16) -> Result<TcpStream, String> {
 }
 
 /// Moves bytes both ways until both have ended, or one of the three sides breaks: then the others are reset.
-pub async fn join(mut tcp: TcpStream, input_stream: Stream, mut waiting: Waiting) {
-    let outcome = match timeout(OUTPUT_WAIT, &mut waiting.output).await {
-        Ok(Ok(output_stream)) => {
-            let (reader, writer) = tcp.split();
-            tokio::try_join!(input(input_stream, writer), output(reader, output_stream)).map(drop)
-        }
-        Ok(Err(_)) | Err(_) => Err(io::ErrorKind::ConnectionReset.into()),
+pub async fn join(peer: Peer, input_stream: Stream, mut waiting: Waiting) {
+    let output_stream = timeout(OUTPUT_WAIT, &mut waiting.output).await;
+    let streams = match output_stream {
+        Ok(Ok(output_stream)) => Some((input_stream, output_stream)),
+        Ok(Err(_)) | Err(_) => None,
     };
-    if outcome.is_err() {
-        let _ = tcp.set_zero_linger();
+    match (peer, streams) {
+        (Peer::Tcp(mut tcp), streams) => {
+            let outcome = match streams {
+                Some((from, to)) => {
+                    let (reader, writer) = tcp.split();
+                    both(input(from, writer), output(reader, to)).await
+                }
+                None => Err(io::ErrorKind::ConnectionReset.into()),
+            };
+            if outcome.is_err() {
+                let _ = tcp.set_zero_linger();
+            }
+        }
+        // What is dropped is closed.
+        (_, None) => {}
+        (Peer::Unix(mut socket), Some((from, to))) => {
+            let (reader, writer) = socket.split();
+            let _ = both(input(from, writer), output(reader, to)).await;
+        }
+        (Peer::Writer(pipe), Some((from, to))) => {
+            let _ = both(input(from, pipe), end(to)).await;
+        }
+        (Peer::Reader(pipe), Some((from, to))) => {
+            let _ = both(input(from, tokio::io::sink()), output(pipe, to)).await;
+        }
     }
 }
 
+async fn both(
+    input: impl Future<Output = io::Result<()>>,
+    output: impl Future<Output = io::Result<()>>,
+) -> io::Result<()> {
+    tokio::try_join!(input, output).map(drop)
+}
+
 /// Copies to the workload until the host's end frame.
-async fn input(mut stream: Stream, mut writer: WriteHalf<'_>) -> io::Result<()> {
+async fn input(mut stream: Stream, mut writer: impl AsyncWrite + Unpin) -> io::Result<()> {
     let watch = stream.end_watch()?;
     let mut payload = Vec::new();
     loop {
@@ -150,7 +196,7 @@ async fn input(mut stream: Stream, mut writer: WriteHalf<'_>) -> io::Result<()> 
 }
 
 /// Copies from the workload until its end.
-async fn output(reader: ReadHalf<'_>, mut stream: Stream) -> io::Result<()> {
+async fn output(reader: impl Source, mut stream: Stream) -> io::Result<()> {
     loop {
         tokio::select! {
             ready = reader.readable() => ready?,
@@ -160,11 +206,7 @@ async fn output(reader: ReadHalf<'_>, mut stream: Stream) -> io::Result<()> {
         let mut frame = vec![0; HEAD + OUTPUT_LIMIT];
         loop {
             match reader.try_read(&mut frame[HEAD..]) {
-                Ok(0) => {
-                    stream.send(&END).await?;
-                    let _ = timeout(CLOSE_LIMIT, stream.read_u8()).await;
-                    return Ok(());
-                }
+                Ok(0) => return end(stream).await,
                 Ok(length) => stream.send(seal(&mut frame, length)).await?,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
@@ -172,3 +214,33 @@ async fn output(reader: ReadHalf<'_>, mut stream: Stream) -> io::Result<()> {
         }
     }
 }
+
+/// Says that no more comes.
+async fn end(mut stream: Stream) -> io::Result<()> {
+    stream.send(&END).await?;
+    let _ = timeout(CLOSE_LIMIT, stream.read_u8()).await;
+    Ok(())
+}
+
+/// What bytes are read from without holding a buffer while there are none.
+trait Source {
+    async fn readable(&self) -> io::Result<()>;
+    fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize>;
+}
+
+macro_rules! source {
+    ($type:ty) => {
+        impl Source for $type {
+            async fn readable(&self) -> io::Result<()> {
+                <$type>::readable(self).await
+            }
+
+            fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+                <$type>::try_read(self, buffer)
+            }
+        }
+    };
+}
+source!(tcp::ReadHalf<'_>);
+source!(unix::ReadHalf<'_>);
+source!(pipe::Receiver);

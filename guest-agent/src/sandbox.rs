@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::bundle::Additions;
 use crate::container::Container;
+use crate::descriptors::Descriptors;
 use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::forward::Connections;
@@ -115,13 +116,14 @@ impl Sandbox {
         }
     }
 
-    async fn create_reserved(&self, request: CreateContainerRequest) -> Result<(Arc<Container>, i32)> {
+    async fn create_reserved(&self, mut request: CreateContainerRequest) -> Result<(Arc<Container>, i32)> {
         sysctl::set(&request.sysctls)?;
         self.mount_once(&request.storages)?;
         let mut additions = Additions {
             namespaces: self.namespaces.paths(&request.shared_namespaces)?,
             devices: devices::of_disks(&request.disks).await?,
             notify: None,
+            environment: std::mem::take(&mut request.environment),
         };
         if request.all_devices {
             additions.devices.extend(devices::all()?);
@@ -132,11 +134,13 @@ impl Sandbox {
             .then(|| NotifySocket::open(&request.container_id, self.events.clone()))
             .transpose()?;
         additions.notify = notify.as_ref().map(NotifySocket::directory);
+        let (descriptors, further) = Descriptors::open(&request.descriptors)?;
         let is_sandbox = lock(&self.sandbox_id).as_str() == request.container_id;
         let (container, pid) = Container::create(
             request,
             &additions,
             (volumes, notify),
+            (descriptors, further),
             self.reaper.clone(),
             self.events.clone(),
         )

@@ -3,6 +3,7 @@
 //! function is synchronous and short.
 
 mod bpf;
+mod descriptor;
 mod end;
 mod error;
 mod fd;

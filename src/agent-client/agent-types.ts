@@ -75,6 +75,21 @@ export interface GuestDisk {
   readonly gid: number;
 }
 
+/** A descriptor of a process in the guest whose other side we have. */
+export interface GuestDescriptor {
+  readonly kind:
+    | "unix-listener"
+    | "tcp4-listener"
+    | "tcp6-listener"
+    /** Connected. */
+    | "stream"
+    /** The process reads from it. */
+    | "pipe-reader"
+    | "pipe-writer";
+  /** Of a listening TCP socket: where it listens unless that is taken. */
+  readonly port: number;
+}
+
 export interface GuestContainerRequest {
   readonly containerId: string;
   readonly ociConfigJson: Uint8Array;
@@ -95,6 +110,10 @@ export interface GuestContainerRequest {
   readonly notify: boolean;
   /** Kernel parameters of the guest that it asks for. */
   readonly sysctls: Readonly<Record<string, string>>;
+  /** What its first process gets from descriptor 3 on. */
+  readonly descriptors: readonly GuestDescriptor[];
+  /** NAME=VALUE, behind those of the configuration. */
+  readonly environment: readonly string[];
 }
 
 export interface GuestReport {

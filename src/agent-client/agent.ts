@@ -144,6 +144,8 @@ export class Agent implements Disposable {
         sharedNamespaces: [...request.sharedNamespaces],
         disks: [...request.disks],
         volumes: [...request.volumes],
+        descriptors: request.descriptors.map(({ kind, port }) => ({ kind: descriptorKinds[kind], port })),
+        environment: [...request.environment],
       },
       signal,
     ).catch(throwStartFailure);
@@ -285,6 +287,14 @@ export class Agent implements Disposable {
   }
 }
 
+const descriptorKinds = {
+  "unix-listener": v1.DescriptorKind.DESCRIPTOR_KIND_UNIX_LISTENER,
+  "tcp4-listener": v1.DescriptorKind.DESCRIPTOR_KIND_TCP4_LISTENER,
+  "tcp6-listener": v1.DescriptorKind.DESCRIPTOR_KIND_TCP6_LISTENER,
+  stream: v1.DescriptorKind.DESCRIPTOR_KIND_STREAM,
+  "pipe-reader": v1.DescriptorKind.DESCRIPTOR_KIND_PIPE_READER,
+  "pipe-writer": v1.DescriptorKind.DESCRIPTOR_KIND_PIPE_WRITER,
+} as const;
 const operationNames = { read: "READ", write: "WRITE", archive: "ARCHIVE", extract: "EXTRACT" } as const;
 
 interface Encoder<T> {

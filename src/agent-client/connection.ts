@@ -5,16 +5,29 @@ import { foreignText } from "../base/log.ts";
 import { endFrame, encodeFrames, FrameDecoder } from "./frames.ts";
 import { dialGuest, type GuestAddress, readReplyLine, streamPort } from "./vsock.ts";
 
+/** What there is to connect to in a guest. */
+export type ConnectionTarget =
+  /** A TCP port of its loopback. */
+  | { readonly tag: "port"; readonly port: number }
+  /** A descriptor that a container's first process was given. */
+  | { readonly tag: "descriptor"; readonly containerId: string; readonly fd: number };
+
 export interface ConnectionAddress {
   readonly guest: GuestAddress;
   /** Hex of the token that the agent was configured with. */
   readonly token: string;
-  /** TCP port of the guest's loopback. */
-  readonly port: number;
+  readonly target: ConnectionTarget;
+}
+
+/** For errors. */
+export function describeTarget(target: ConnectionTarget): string {
+  return target.tag === "port"
+    ? `port ${target.port} of the guest`
+    : `descriptor ${target.fd} of container "${target.containerId}"`;
 }
 
 /**
- * Connects to a TCP port of the guest's loopback through the agent (see the head of agent.proto): a vsock stream for
+ * Connects to a TCP port of the guest's loopback or to a descriptor through the agent (see the head of agent.proto): a vsock stream for
  * each direction. Both have back-pressure and end on their own; `finish` says that the workload's socket has got
  * everything. The caller owns the result. One that breaks is destroyed with an error of the code `unavailable`;
  * destroying it resets the workload's side.
@@ -23,14 +36,12 @@ export interface ConnectionAddress {
  * @throws unavailable       nobody listens there, the workload does not accept, or the guest is gone
  */
 export async function openConnection(address: ConnectionAddress, signal: AbortSignal): Promise<Duplex> {
-  const { port, token } = address;
-  if (!Number.isInteger(port) || port < 1 || port > 65_535)
-    throw new RuntimeError("invalid_argument", `Cannot connect to port ${port}: expected 1 to 65535`);
-  const what = `port ${port} of the guest`;
-  const open = async (words: string, answer: RegExp) => {
+  const { target, token } = address;
+  const what = describeTarget(target);
+  const open = async (line: string, answer: RegExp) => {
     const socket = await dialGuest(address.guest, streamPort, signal);
     try {
-      socket.write(`${token} ${words}\n`);
+      socket.write(`${token} ${line}\n`);
       const reply = await readReplyLine(socket, signal, what);
       if (!answer.test(reply)) {
         const reason = foreignText(reply.replace(/^ERR /, ""));
@@ -42,7 +53,7 @@ export async function openConnection(address: ConnectionAddress, signal: AbortSi
       throw error;
     }
   };
-  const input = await open(`tcp ${port}`, /^OK \d{1,10}$/);
+  const input = await open(words(target), /^OK \d{1,10}$/);
   // What breaks while the other one is opened is noticed when it is written to.
   input.socket.on("error", () => {});
   try {
@@ -52,6 +63,14 @@ export async function openConnection(address: ConnectionAddress, signal: AbortSi
     input.socket.destroy();
     throw error;
   }
+}
+
+/** Behind the token in the line that opens the stream to it. @throws invalid_argument */
+function words(target: ConnectionTarget): string {
+  if (target.tag === "descriptor") return `${target.containerId} - ${target.fd}`;
+  const { port } = target;
+  if (Number.isInteger(port) && port >= 1 && port <= 65_535) return `tcp ${port}`;
+  throw new RuntimeError("invalid_argument", `Cannot connect to port ${port}: expected 1 to 65535`);
 }
 
 function join(input: Socket, output: Socket, what: string): Duplex {

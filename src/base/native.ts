@@ -60,6 +60,14 @@ export interface Native {
   sendDatagram(path: string, data: string): void;
   /** Takes the next connection of a listening socket and the descriptor sent over it, which is the caller's. Waits. */
   receiveFd(listener: number): { readonly fd: number; readonly data: string };
+  /** Tells what a descriptor leads to; EBADF when it is not open. */
+  describeFd(fd: number): DescriptorFacts;
+  /** Duplicates a descriptor of another process (pidfd_getfd(2)). The duplicate is close-on-exec and the caller's. */
+  takeFd(pid: number, fd: number): number;
+  /** For everybody who has the descriptor. */
+  setNonBlocking(fd: number): void;
+  /** The next connection of a listening stream socket, which is the caller's; null when none waits. */
+  acceptStream(listener: number): number | null;
   /** A new pseudo terminal in raw mode. The master is close-on-exec and the caller's. */
   openPty(): { readonly master: number; readonly slavePath: string };
   /** The size of the terminal `fd`; 0 each when it was never set. */
@@ -92,6 +100,21 @@ export interface Native {
   cancelWait(fd: number): void;
   /** Ends this process by a signal, without a core dump. Returns only for a signal that ends no process. */
   dieOf(signal: number): void;
+}
+
+export interface DescriptorFacts {
+  readonly kind: "socket" | "fifo" | "file" | "directory" | "character device" | "block device" | "other";
+  /** Of a socket (socket(2)), else 0. */
+  readonly domain: number;
+  /** Empty for what is no socket. */
+  readonly socketType: "stream" | "datagram" | "seqpacket" | "other" | "";
+  readonly protocol: number;
+  readonly isListening: boolean;
+  readonly isConnected: boolean;
+  /** Its own, of a TCP socket; else 0. */
+  readonly port: number;
+  /** How it was opened. */
+  readonly access: "r" | "w" | "rw";
 }
 
 /** A change of mounts (mount_setattr(2)). What is not said stays. */

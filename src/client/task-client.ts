@@ -1,10 +1,12 @@
 import { ignoreCode, RuntimeError } from "../base/errors.ts";
+import { caisson } from "../gen/bootstrap.js";
 import { type Int64, toBigInt } from "../gen/int64.ts";
 import type { ExitStatus, Mount, Stdio } from "../sandbox/model.ts";
 import { shimMethods, shimServiceName } from "../shim/shim-api.ts";
 import { taskMethods, taskServiceNames } from "../shim/task-api.ts";
 import { TtrpcClient } from "../ttrpc/client.ts";
 
+const { CreateOptions } = caisson.shim.v1;
 const [service] = taskServiceNames;
 const processSpecType = "types.containerd.io/opencontainers/runtime-spec/1/Process";
 const resourcesType = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
@@ -21,6 +23,10 @@ export type TaskStatus = "created" | "running" | "paused" | "stopped" | "unknown
 export interface CreateTask {
   /** The container gets a notify socket, for `notifications`. */
   readonly notify?: boolean;
+  /** Open here: the container's first process gets them from 3 on. They are duplicated. */
+  readonly descriptors?: readonly number[];
+  /** NAME=VALUE, behind those of the spec. */
+  readonly environment?: readonly string[];
   readonly bundle: string;
   readonly rootfs: readonly Mount[];
   readonly stdio: Stdio;
@@ -53,8 +59,7 @@ export class TaskClient implements AsyncDisposable {
     const { terminal, stdin, stdout, stderr } = task.stdio;
     const rootfs = task.rootfs.map((mount) => ({ ...mount, options: [...mount.options] }));
     const request = { id: this.#containerId, bundle: task.bundle, rootfs, terminal, stdin, stdout, stderr };
-    const notify = { options: { type_url: "caisson.shim.v1.Notify" } };
-    const whole = { ...request, ...(task.notify ? notify : {}) };
+    const whole = { ...request, ...ownOptions(task) };
     await this.#client.call(service, taskMethods.create, whole, options);
   }
 
@@ -194,6 +199,17 @@ export class TaskClient implements AsyncDisposable {
   #process(execId: string) {
     return { id: this.#containerId, execId };
   }
+}
+
+function ownOptions({ notify = false, descriptors = [], environment = [] }: CreateTask) {
+  if (!notify && descriptors.length === 0) return {};
+  const value = CreateOptions.encode({
+    notify,
+    descriptorsPid: process.pid,
+    descriptors: [...descriptors],
+    environment: [...environment],
+  }).finish();
+  return { options: { type_url: "caisson.shim.v1.CreateOptions", value } };
 }
 
 interface Timestamp {

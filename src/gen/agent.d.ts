@@ -1162,6 +1162,12 @@ export namespace caisson {
                 /** CreateContainerRequest sysctls. */
                 sysctls: { [k: string]: string };
 
+                /** CreateContainerRequest descriptors. */
+                descriptors: caisson.agent.v1.Descriptor.$Properties[];
+
+                /** CreateContainerRequest environment. */
+                environment: string[];
+
                 /**
                  * Encodes the specified CreateContainerRequest message. Does not implicitly {@link caisson.agent.v1.CreateContainerRequest.verify|verify} messages.
                  * @param message CreateContainerRequest message or plain object to encode
@@ -1222,12 +1228,106 @@ export namespace caisson {
                     /** CreateContainerRequest sysctls */
                     sysctls?: ({ [k: string]: string }|null);
 
+                    /** CreateContainerRequest descriptors */
+                    descriptors?: (caisson.agent.v1.Descriptor.$Properties[]|null);
+
+                    /** CreateContainerRequest environment */
+                    environment?: (string[]|null);
+
                     /** Unknown fields preserved while decoding when enabled */
                     $unknowns?: Uint8Array[];
                 }
 
                 /** Shape of a CreateContainerRequest. */
                 type $Shape = caisson.agent.v1.CreateContainerRequest.$Properties;
+            }
+
+            /**
+             * Properties of a Descriptor.
+             * @deprecated Use caisson.agent.v1.Descriptor.$Properties instead.
+             */
+            interface IDescriptor extends caisson.agent.v1.Descriptor.$Properties {
+            }
+
+            /** Represents a Descriptor. */
+            class Descriptor {
+
+                /**
+                 * Constructs a new Descriptor.
+                 * @param [properties] Properties to set
+                 */
+                constructor(properties?: caisson.agent.v1.Descriptor.$Properties);
+
+                /** Unknown fields preserved while decoding when enabled */
+                $unknowns?: Uint8Array[];
+
+                /** Descriptor kind. */
+                kind: caisson.agent.v1.DescriptorKind;
+
+                /** Descriptor port. */
+                port: number;
+
+                /**
+                 * Encodes the specified Descriptor message. Does not implicitly {@link caisson.agent.v1.Descriptor.verify|verify} messages.
+                 * @param message Descriptor message or plain object to encode
+                 * @param [writer] Writer to encode to
+                 * @returns Writer
+                 */
+                static encode(message: caisson.agent.v1.Descriptor.$Properties, writer?: $protobuf.Writer): $protobuf.Writer;
+
+                /**
+                 * Decodes a Descriptor message from the specified reader or buffer.
+                 * @param reader Reader or buffer to decode from
+                 * @param [length] Message length if known beforehand
+                 * @returns {caisson.agent.v1.Descriptor & caisson.agent.v1.Descriptor.$Shape} Descriptor
+                 * @throws {Error} If the payload is not a reader or valid buffer
+                 * @throws {$protobuf.util.ProtocolError} If required fields are missing
+                 */
+                static decode(reader: ($protobuf.Reader|Uint8Array), length?: number): caisson.agent.v1.Descriptor & caisson.agent.v1.Descriptor.$Shape;
+            }
+
+            namespace Descriptor {
+
+                /** Properties of a Descriptor. */
+                interface $Properties {
+
+                    /** Descriptor kind */
+                    kind?: (caisson.agent.v1.DescriptorKind|null);
+
+                    /** Descriptor port */
+                    port?: (number|null);
+
+                    /** Unknown fields preserved while decoding when enabled */
+                    $unknowns?: Uint8Array[];
+                }
+
+                /** Shape of a Descriptor. */
+                type $Shape = caisson.agent.v1.Descriptor.$Properties;
+            }
+
+            /** DescriptorKind enum. */
+            enum DescriptorKind {
+
+                /** DESCRIPTOR_KIND_UNSPECIFIED value */
+                DESCRIPTOR_KIND_UNSPECIFIED = 0,
+
+                /** DESCRIPTOR_KIND_UNIX_LISTENER value */
+                DESCRIPTOR_KIND_UNIX_LISTENER = 1,
+
+                /** DESCRIPTOR_KIND_TCP4_LISTENER value */
+                DESCRIPTOR_KIND_TCP4_LISTENER = 2,
+
+                /** DESCRIPTOR_KIND_TCP6_LISTENER value */
+                DESCRIPTOR_KIND_TCP6_LISTENER = 3,
+
+                /** DESCRIPTOR_KIND_STREAM value */
+                DESCRIPTOR_KIND_STREAM = 4,
+
+                /** DESCRIPTOR_KIND_PIPE_READER value */
+                DESCRIPTOR_KIND_PIPE_READER = 5,
+
+                /** DESCRIPTOR_KIND_PIPE_WRITER value */
+                DESCRIPTOR_KIND_PIPE_WRITER = 6
             }
 
             /**

@@ -1745,6 +1745,8 @@ export const caisson = $root.caisson = (() => {
                     this.disks = [];
                     this.volumes = [];
                     this.sysctls = {};
+                    this.descriptors = [];
+                    this.environment = [];
                     if (properties)
                         for (let keys = $Object.keys(properties), i = 0; i < keys.length; ++i)
                             if (properties[keys[i]] != null && keys[i] !== "__proto__")
@@ -1763,6 +1765,8 @@ export const caisson = $root.caisson = (() => {
                 CreateContainerRequest.prototype.rootDisk = "";
                 CreateContainerRequest.prototype.notify = false;
                 CreateContainerRequest.prototype.sysctls = $util.emptyObject;
+                CreateContainerRequest.prototype.descriptors = $util.emptyArray;
+                CreateContainerRequest.prototype.environment = $util.emptyArray;
 
                 CreateContainerRequest.encode = function (message, writer, _depth) {
                     if (!writer)
@@ -1800,6 +1804,12 @@ export const caisson = $root.caisson = (() => {
                     if (message.sysctls != null && $Object.hasOwnProperty.call(message, "sysctls"))
                         for (let keys = $Object.keys(message.sysctls), i = 0; i < keys.length; ++i)
                             writer.uint32(98).fork().uint32(10).string(keys[i]).uint32(18).string(message.sysctls[keys[i]]).ldelim();
+                    if (message.descriptors != null && message.descriptors.length)
+                        for (let i = 0; i < message.descriptors.length; ++i)
+                            $root.caisson.agent.v1.Descriptor.encode(message.descriptors[i], writer.uint32(106).fork(), _depth + 1).ldelim();
+                    if (message.environment != null && message.environment.length)
+                        for (let i = 0; i < message.environment.length; ++i)
+                            writer.uint32(114).string(message.environment[i]);
                     if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                         for (let i = 0; i < message.$unknowns.length; ++i)
                             writer.raw(message.$unknowns[i]);
@@ -1961,6 +1971,22 @@ export const caisson = $root.caisson = (() => {
                                 message.sysctls[key] = value;
                                 continue;
                             }
+                        case 13: {
+                                if (wireType !== 2)
+                                    break;
+                                if (!(message.descriptors && message.descriptors.length))
+                                    message.descriptors = [];
+                                message.descriptors.push($root.caisson.agent.v1.Descriptor.decode(reader, reader.size(), $undefined, _depth + 1));
+                                continue;
+                            }
+                        case 14: {
+                                if (wireType !== 2)
+                                    break;
+                                if (!(message.environment && message.environment.length))
+                                    message.environment = [];
+                                message.environment.push(reader.stringVerify());
+                                continue;
+                            }
                         }
                         reader.skipType(wireType, _depth, tag);
                         if (!reader.discardUnknown) {
@@ -1979,6 +2005,112 @@ export const caisson = $root.caisson = (() => {
                 };
 
                 return CreateContainerRequest;
+            })();
+
+            v1.Descriptor = (function() {
+
+                const Descriptor = function (properties) {
+                    if (properties)
+                        for (let keys = $Object.keys(properties), i = 0; i < keys.length; ++i)
+                            if (properties[keys[i]] != null && keys[i] !== "__proto__")
+                                this[keys[i]] = properties[keys[i]];
+                };
+
+                Descriptor.prototype.kind = 0;
+                Descriptor.prototype.port = 0;
+
+                Descriptor.encode = function (message, writer, _depth) {
+                    if (!writer)
+                        writer = $Writer.create();
+                    if (_depth === $undefined)
+                        _depth = 0;
+                    if (_depth > $util.recursionLimit)
+                        throw $Error("max depth exceeded");
+                    if (message.kind != null && $Object.hasOwnProperty.call(message, "kind") && message.kind !== 0)
+                        writer.uint32(8).int32(message.kind);
+                    if (message.port != null && $Object.hasOwnProperty.call(message, "port") && message.port !== 0)
+                        writer.uint32(16).uint32(message.port);
+                    if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
+                        for (let i = 0; i < message.$unknowns.length; ++i)
+                            writer.raw(message.$unknowns[i]);
+                    return writer;
+                };
+
+                Descriptor.decode = function (reader, length, _end, _depth, _target) {
+                    if (!(reader instanceof $Reader))
+                        reader = $Reader.create(reader);
+                    if (_depth === $undefined)
+                        _depth = 0;
+                    if (_depth > $Reader.recursionLimit)
+                        throw $Error("max depth exceeded");
+                    let end, message, value;
+                    if (length === $undefined)
+                        end = reader.len;
+                    else {
+                        end = reader.pos + length;
+                        if (end > reader.len)
+                            throw $RangeError("index out of range");
+                        length = reader.len;
+                        reader.len = end;
+                    }
+                    message = _target || new $root.caisson.agent.v1.Descriptor();
+                    while (reader.pos < end) {
+                        let start = reader.pos;
+                        let tag = reader.tag();
+                        if (tag === _end) {
+                            _end = $undefined;
+                            break;
+                        }
+                        let wireType = tag & 7;
+                        switch (tag >>>= 3) {
+                        case 1: {
+                                if (wireType !== 0)
+                                    break;
+                                if (value = reader.int32())
+                                    message.kind = value;
+                                else
+                                    delete message.kind;
+                                continue;
+                            }
+                        case 2: {
+                                if (wireType !== 0)
+                                    break;
+                                if (value = reader.uint32())
+                                    message.port = value;
+                                else
+                                    delete message.port;
+                                continue;
+                            }
+                        }
+                        reader.skipType(wireType, _depth, tag);
+                        if (!reader.discardUnknown) {
+                            $util.makeProp(message, "$unknowns", false);
+                            (message.$unknowns || (message.$unknowns = [])).push(reader.raw(start, reader.pos));
+                        }
+                    }
+                    if (length !== $undefined) {
+                        if (reader.pos !== end)
+                            throw $RangeError("index out of range");
+                        reader.len = length;
+                    }
+                    if (_end !== $undefined)
+                        throw $Error("missing end group");
+                    return message;
+                };
+
+                return Descriptor;
+            })();
+
+            v1.DescriptorKind = (function() {
+                const valuesById = $Object.create(null), values = $Object.create(valuesById);
+                values[valuesById[0] = "DESCRIPTOR_KIND_UNSPECIFIED"] = 0;
+                values[valuesById[1] = "DESCRIPTOR_KIND_UNIX_LISTENER"] = 1;
+                values[valuesById[2] = "DESCRIPTOR_KIND_TCP4_LISTENER"] = 2;
+                values[valuesById[3] = "DESCRIPTOR_KIND_TCP6_LISTENER"] = 3;
+                values[valuesById[4] = "DESCRIPTOR_KIND_STREAM"] = 4;
+                values[valuesById[5] = "DESCRIPTOR_KIND_PIPE_READER"] = 5;
+                values[valuesById[6] = "DESCRIPTOR_KIND_PIPE_WRITER"] = 6;
+                return values;
             })();
 
             v1.Disk = (function() {

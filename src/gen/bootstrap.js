@@ -984,6 +984,131 @@ export const caisson = $root.caisson = (() => {
 
             const v1 = {};
 
+            v1.CreateOptions = (function() {
+
+                const CreateOptions = function (properties) {
+                    this.descriptors = [];
+                    this.environment = [];
+                    if (properties)
+                        for (let keys = $Object.keys(properties), i = 0; i < keys.length; ++i)
+                            if (properties[keys[i]] != null && keys[i] !== "__proto__")
+                                this[keys[i]] = properties[keys[i]];
+                };
+
+                CreateOptions.prototype.notify = false;
+                CreateOptions.prototype.descriptorsPid = 0;
+                CreateOptions.prototype.descriptors = $util.emptyArray;
+                CreateOptions.prototype.environment = $util.emptyArray;
+
+                CreateOptions.encode = function (message, writer, _depth) {
+                    if (!writer)
+                        writer = $Writer.create();
+                    if (_depth === $undefined)
+                        _depth = 0;
+                    if (_depth > $util.recursionLimit)
+                        throw $Error("max depth exceeded");
+                    if (message.notify != null && $Object.hasOwnProperty.call(message, "notify") && message.notify !== false)
+                        writer.uint32(8).bool(message.notify);
+                    if (message.descriptorsPid != null && $Object.hasOwnProperty.call(message, "descriptorsPid") && message.descriptorsPid !== 0)
+                        writer.uint32(16).int32(message.descriptorsPid);
+                    if (message.descriptors != null && message.descriptors.length)
+                        writer.uint32(26).int32s(message.descriptors);
+                    if (message.environment != null && message.environment.length)
+                        for (let i = 0; i < message.environment.length; ++i)
+                            writer.uint32(34).string(message.environment[i]);
+                    if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
+                        for (let i = 0; i < message.$unknowns.length; ++i)
+                            writer.raw(message.$unknowns[i]);
+                    return writer;
+                };
+
+                CreateOptions.decode = function (reader, length, _end, _depth, _target) {
+                    if (!(reader instanceof $Reader))
+                        reader = $Reader.create(reader);
+                    if (_depth === $undefined)
+                        _depth = 0;
+                    if (_depth > $Reader.recursionLimit)
+                        throw $Error("max depth exceeded");
+                    let end, message, value;
+                    if (length === $undefined)
+                        end = reader.len;
+                    else {
+                        end = reader.pos + length;
+                        if (end > reader.len)
+                            throw $RangeError("index out of range");
+                        length = reader.len;
+                        reader.len = end;
+                    }
+                    message = _target || new $root.caisson.shim.v1.CreateOptions();
+                    while (reader.pos < end) {
+                        let start = reader.pos;
+                        let tag = reader.tag();
+                        if (tag === _end) {
+                            _end = $undefined;
+                            break;
+                        }
+                        let wireType = tag & 7;
+                        switch (tag >>>= 3) {
+                        case 1: {
+                                if (wireType !== 0)
+                                    break;
+                                if (value = reader.bool())
+                                    message.notify = value;
+                                else
+                                    delete message.notify;
+                                continue;
+                            }
+                        case 2: {
+                                if (wireType !== 0)
+                                    break;
+                                if (value = reader.int32())
+                                    message.descriptorsPid = value;
+                                else
+                                    delete message.descriptorsPid;
+                                continue;
+                            }
+                        case 3: {
+                                if (wireType === 2) {
+                                    if (!(message.descriptors && message.descriptors.length))
+                                        message.descriptors = [];
+                                    reader.int32s(message.descriptors);
+                                    continue;
+                                }
+                                if (wireType !== 0)
+                                    break;
+                                if (!(message.descriptors && message.descriptors.length))
+                                    message.descriptors = [];
+                                message.descriptors.push(reader.int32());
+                                continue;
+                            }
+                        case 4: {
+                                if (wireType !== 2)
+                                    break;
+                                if (!(message.environment && message.environment.length))
+                                    message.environment = [];
+                                message.environment.push(reader.stringVerify());
+                                continue;
+                            }
+                        }
+                        reader.skipType(wireType, _depth, tag);
+                        if (!reader.discardUnknown) {
+                            $util.makeProp(message, "$unknowns", false);
+                            (message.$unknowns || (message.$unknowns = [])).push(reader.raw(start, reader.pos));
+                        }
+                    }
+                    if (length !== $undefined) {
+                        if (reader.pos !== end)
+                            throw $RangeError("index out of range");
+                        reader.len = length;
+                    }
+                    if (_end !== $undefined)
+                        throw $Error("missing end group");
+                    return message;
+                };
+
+                return CreateOptions;
+            })();
+
             v1.AttachRequest = (function() {
 
                 const AttachRequest = function (properties) {

@@ -12,6 +12,81 @@ export namespace caisson {
         namespace v1 {
 
             /**
+             * Properties of a CreateOptions.
+             * @deprecated Use caisson.shim.v1.CreateOptions.$Properties instead.
+             */
+            interface ICreateOptions extends caisson.shim.v1.CreateOptions.$Properties {
+            }
+
+            /** Represents a CreateOptions. */
+            class CreateOptions {
+
+                /**
+                 * Constructs a new CreateOptions.
+                 * @param [properties] Properties to set
+                 */
+                constructor(properties?: caisson.shim.v1.CreateOptions.$Properties);
+
+                /** Unknown fields preserved while decoding when enabled */
+                $unknowns?: Uint8Array[];
+
+                /** CreateOptions notify. */
+                notify: boolean;
+
+                /** CreateOptions descriptorsPid. */
+                descriptorsPid: number;
+
+                /** CreateOptions descriptors. */
+                descriptors: number[];
+
+                /** CreateOptions environment. */
+                environment: string[];
+
+                /**
+                 * Encodes the specified CreateOptions message. Does not implicitly {@link caisson.shim.v1.CreateOptions.verify|verify} messages.
+                 * @param message CreateOptions message or plain object to encode
+                 * @param [writer] Writer to encode to
+                 * @returns Writer
+                 */
+                static encode(message: caisson.shim.v1.CreateOptions.$Properties, writer?: $protobuf.Writer): $protobuf.Writer;
+
+                /**
+                 * Decodes a CreateOptions message from the specified reader or buffer.
+                 * @param reader Reader or buffer to decode from
+                 * @param [length] Message length if known beforehand
+                 * @returns {caisson.shim.v1.CreateOptions & caisson.shim.v1.CreateOptions.$Shape} CreateOptions
+                 * @throws {Error} If the payload is not a reader or valid buffer
+                 * @throws {$protobuf.util.ProtocolError} If required fields are missing
+                 */
+                static decode(reader: ($protobuf.Reader|Uint8Array), length?: number): caisson.shim.v1.CreateOptions & caisson.shim.v1.CreateOptions.$Shape;
+            }
+
+            namespace CreateOptions {
+
+                /** Properties of a CreateOptions. */
+                interface $Properties {
+
+                    /** CreateOptions notify */
+                    notify?: (boolean|null);
+
+                    /** CreateOptions descriptorsPid */
+                    descriptorsPid?: (number|null);
+
+                    /** CreateOptions descriptors */
+                    descriptors?: (number[]|null);
+
+                    /** CreateOptions environment */
+                    environment?: (string[]|null);
+
+                    /** Unknown fields preserved while decoding when enabled */
+                    $unknowns?: Uint8Array[];
+                }
+
+                /** Shape of a CreateOptions. */
+                type $Shape = caisson.shim.v1.CreateOptions.$Properties;
+            }
+
+            /**
              * Properties of an AttachRequest.
              * @deprecated Use caisson.shim.v1.AttachRequest.$Properties instead.
              */

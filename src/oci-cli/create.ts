@@ -1,7 +1,6 @@
 import { mkdir, rename, writeFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { Cleanup } from "../base/cleanup.ts";
-import { RuntimeError } from "../base/errors.ts";
 import { writeFileAtomic } from "../base/files.ts";
 import { identify } from "../base/processes.ts";
 import { abortable } from "../base/scope.ts";
@@ -12,11 +11,12 @@ import { SignalRelay } from "../client/signal-relay.ts";
 import { TaskClient } from "../client/task-client.ts";
 import { type Bundle, openBundle } from "./bundle.ts";
 import { endContainer } from "./delete.ts";
+import { type HandedFiles, handedFiles } from "./descriptors.ts";
 import { type Host, requireRoot, shimOf } from "./host.ts";
 import { notifySocketOf } from "./notify.ts";
 import { noteSandbox, sandboxContainerOf } from "./pod.ts";
 import type { ProcessProxy, TerminalKind } from "./proxy.ts";
-import { openProxy, type ProxyRequest, spawnProxy } from "./proxy-process.ts";
+import { openProxy, proxyFds, type ProxyRequest, spawnProxy } from "./proxy-process.ts";
 import type { ContainerPaths, ContainerRecord } from "./store.ts";
 import { spawnStandIn, viewOf } from "./stand-in.ts";
 import { terminalKind } from "./terminal-kind.ts";
@@ -80,6 +80,7 @@ interface Prepared {
   readonly bundle: Bundle;
   readonly paths: ContainerPaths;
   readonly terminal: TerminalKind;
+  readonly files: HandedFiles;
 }
 
 /** Everything up to the daemon: what cannot be done is said before anything is made. */
@@ -89,8 +90,8 @@ async function prepare(
   { isDetached, cleanup }: { readonly isDetached: boolean; readonly cleanup: Cleanup },
 ): Promise<Prepared> {
   const { id } = options;
-  refuseWhatCannotCross(host, options);
   requireRoot();
+  const files = handedFiles(host.environment, options.preserveFds);
   host.containers.paths(id);
   const bundle = await openBundle(options.bundle);
   const { process: wanted } = bundle.spec;
@@ -108,17 +109,7 @@ async function prepare(
     await noteSandbox(paths.shim, host.containers.sandboxName(sandboxContainerId).sandboxId);
   cleanup.defer("the daemon", () => deleteShim(shimOf(host, id)));
   const { sandboxId } = host.containers.sandboxName(id);
-  return { id, sandboxId, bundle, paths, terminal };
-}
-
-/** @throws unimplemented */
-function refuseWhatCannotCross({ environment }: Host, { preserveFds }: CreateOptions): void {
-  const refuse = (what: string) =>
-    new RuntimeError("unimplemented", `${what}: open files of the host cannot be handed into a VM`);
-  if (preserveFds > 0) throw refuse(`--preserve-fds ${preserveFds} is not supported`);
-  const { LISTEN_FDS: listenFds } = environment;
-  if (listenFds !== undefined && Number(listenFds) > 0)
-    throw refuse("socket activation (LISTEN_FDS) is not supported");
+  return { id, sandboxId, bundle, paths, terminal, files };
 }
 
 /** Returns the daemon's address. */
@@ -128,10 +119,10 @@ async function createDetached(
   prepared: Prepared,
   signal: AbortSignal,
 ): Promise<string> {
-  const { id, terminal } = prepared;
+  const { id, terminal, files } = prepared;
   // Node takes its time to start: both at once.
   using standIn = spawnStandIn(host, prepared.bundle.spec.process?.args ?? []);
-  await using proxy = spawnProxy(host, id, terminal, standIn.socket);
+  await using proxy = spawnProxy(host, id, terminal, [standIn.socket, ...files.descriptors]);
   const address = await startShim(shimOf(host, id), { signal });
   await abortable(proxy.open(requestOf(host, prepared, address, standIn.identity.pid)), signal);
   await note(host, options, prepared, { address, proxy: standIn.identity });
@@ -160,12 +151,14 @@ async function createHere(
 }
 
 function requestOf(host: Host, prepared: Prepared, address: string, standInPid?: number): ProxyRequest {
-  const { id, sandboxId, terminal, paths, bundle } = prepared;
+  const { id, sandboxId, terminal, paths, bundle, files } = prepared;
   const { namespace } = host.containers.sandboxName(id);
   const named = bundle.spec.linux?.namespaces?.find(({ type }) => type === "network")?.path;
   const netnsPath = named || sandboxPaths(host.config.stateDirectory, namespace, sandboxId).netns;
   const standIn = standInPid === undefined ? undefined : { pid: standInPid, view: viewOf(bundle, netnsPath) };
-  const process = { tag: "init", bundle: bundle.path, standIn } as const;
+  const descriptors = standInPid === undefined ? files.descriptors : proxyFds(files.descriptors.length);
+  const { environment } = files;
+  const process = { tag: "init", bundle: bundle.path, standIn, descriptors, environment } as const;
   const notifySocket = notifySocketOf(host.environment, bundle.spec);
   return { address, sandboxId, terminal, ioDirectory: paths.io, notifySocket, process };
 }

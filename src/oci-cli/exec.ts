@@ -48,7 +48,7 @@ export async function exec(host: Host, options: ExecOptions): Promise<number> {
   if (options.preserveFds > 0) {
     throw new RuntimeError(
       "unimplemented",
-      `--preserve-fds ${options.preserveFds} is not supported: open files of the host cannot be handed into a VM`,
+      `--preserve-fds ${options.preserveFds} is not supported by exec: only a container's first process can be handed open files`,
     );
   }
   const record = await host.containers.load(options.id);

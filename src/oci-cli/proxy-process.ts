@@ -6,6 +6,7 @@
  * everything is noted. A proxy whose starter dies before that ends, and its process with it.
  */
 import { spawn } from "node:child_process";
+import { closeSync } from "node:fs";
 import { rm, writeFile } from "node:fs/promises";
 import { Socket } from "node:net";
 import { join } from "node:path";
@@ -38,6 +39,10 @@ export interface ProxyRequest {
         readonly bundle: string;
         /** What the stand-in shows of the container once it is created; without one we are it. */
         readonly standIn: { readonly pid: number; readonly view: View } | undefined;
+        /** Of the process that opens the proxy: what the container's process gets from 3 on. They are closed once it has. */
+        readonly descriptors: readonly number[];
+        /** NAME=VALUE, in addition to the container's own. */
+        readonly environment: readonly string[];
       }
     /** `spec`: an OCI `Process`. It is started, too. */
     | { readonly tag: "exec"; readonly execId: string; readonly spec: object };
@@ -49,6 +54,8 @@ type ProxyReply =
 
 const handshakeFd = 3;
 const standInFd = 4;
+/** Behind that of the stand-in. */
+const firstHandedFd = 5;
 
 /** A proxy that has not been told anything yet. Disposed before `release`, it ends. */
 export interface SpawnedProxy extends AsyncDisposable {
@@ -59,22 +66,27 @@ export interface SpawnedProxy extends AsyncDisposable {
   release(): Promise<void>;
 }
 
+/** The numbers that so many descriptors behind the stand-in's socket have in a proxy. */
+export function proxyFds(count: number): number[] {
+  return Array.from({ length: count }, (_, index) => firstHandedFd + index);
+}
+
 /**
  * In a session of its own, as the first process of a container has one; with our stdio unless it has a terminal. That of a
- * container's first process inherits the socket of its stand-in.
+ * container's first process inherits the socket of its stand-in, and what is handed to the container behind it.
  */
 export function spawnProxy(
   host: Host,
   containerId: string,
   terminal: TerminalKind,
-  standIn?: Socket,
+  inherited: readonly (Socket | number)[] = [],
 ): SpawnedProxy {
   const [file = "", ...args] = host.ownArgv;
   const stdio = terminal.tag === "none" ? "inherit" : "ignore";
   const child = spawn(file, [...args, proxyCommand, containerId], {
     cwd: "/",
     env: minimalEnvironment,
-    stdio: [stdio, stdio, stdio, "pipe", ...(standIn === undefined ? [] : [standIn])],
+    stdio: [stdio, stdio, stdio, "pipe", ...inherited],
     detached: true,
   });
   child.on("error", () => {
@@ -158,7 +170,9 @@ export async function openProxy(client: TaskClient, request: ProxyRequest): Prom
     if (wanted.tag === "init") {
       const never = new AbortController().signal;
       const notify = request.notifySocket !== undefined;
-      await client.create({ bundle: wanted.bundle, rootfs: [], stdio, notify }, { signal: never });
+      const { bundle, descriptors, environment } = wanted;
+      await client.create({ bundle, rootfs: [], stdio, notify, descriptors, environment }, { signal: never });
+      for (const fd of descriptors) closeSync(fd);
       return;
     }
     await client.exec(execId, wanted.spec, stdio);

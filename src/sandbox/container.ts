@@ -1,5 +1,6 @@
 import { Notifications } from "./notifications.ts";
 import type { Agent } from "../agent-client/agent.ts";
+import type { ConnectDescriptor, HandedDescriptors } from "./handed-descriptors.ts";
 import type { ContainerHooks } from "./hooks.ts";
 import type { OpenGuestStream } from "./io.ts";
 import { ProcessIo } from "./io.ts";
@@ -46,6 +47,9 @@ export interface ContainerOptions {
   readonly growth: Pick<VmGrowth, "size" | "most" | "change">;
   readonly drainTimeoutMs: number;
   readonly openStream: (execId: string) => OpenGuestStream;
+  /** What init has of the host's. Owned. */
+  readonly descriptors: HandedDescriptors | undefined;
+  readonly connectDescriptor: ConnectDescriptor;
   readonly killVm: () => void;
   /** Gives the guest a network that was set up since the create. */
   readonly joinLateNetwork: () => Promise<void>;
@@ -78,6 +82,7 @@ export class GuestContainer implements Container {
     this.rootfs = options.rootfs;
     this.init = options.init;
     this.#options = options;
+    options.descriptors?.connect(options.connectDescriptor, options.log);
   }
 
   process(execId: string): Process {
@@ -92,6 +97,7 @@ export class GuestContainer implements Container {
         () => this.#options.joinLateNetwork(),
         () => emit({ type: "start", container: this }),
       );
+      this.#options.descriptors?.listen(this.#options.connectDescriptor, this.#options.log);
       await this.#tolerate("poststart", this.#options.hooks.afterStart());
       return;
     }
@@ -247,12 +253,21 @@ export class GuestContainer implements Container {
         ({ state }) => state.tag !== "created" && state.tag !== "deleted",
       );
       await Promise.all(running.map((process) => this.#finishExec(process, execExitCode)));
+      await this.#endDescriptors();
       const exit = await this.init.finish(exitCode);
       this.#options.emit({ type: "exit", container: this, process: this.init, exit });
     })().catch((error: unknown) => {
       this.#options.log.error({ error: describe(error) }, "cannot finish the exit of a container");
     });
     return this.#initExit;
+  }
+
+  /** As with its output, what init has written is out before its exit is known, unless nobody reads it. */
+  async #endDescriptors(): Promise<void> {
+    const { descriptors, drainTimeoutMs } = this.#options;
+    if (descriptors === undefined) return;
+    await within(descriptors.drain(), drainTimeoutMs, undefined);
+    descriptors[Symbol.dispose]();
   }
 
   async #finishExec(process: GuestProcess, exitCode: number): Promise<void> {

@@ -16,16 +16,25 @@ export async function forwardConnection(client: Socket, connect: () => Promise<D
     if (client.destroyed) guest.destroy();
     else join(client, guest);
   } catch (error) {
-    client.resetAndDestroy();
+    reset(client);
     throw error;
   }
 }
 
 function join(client: Socket, guest: Duplex): void {
-  guest.on("error", () => client.resetAndDestroy());
+  guest.on("error", () => reset(client));
   client.once("close", () => {
     // The guest may still be told of an end that was in order.
     if (!client.readableEnded || !client.writableFinished) guest.destroy();
   });
   client.pipe(guest).pipe(client);
+}
+
+function reset(client: Socket): void {
+  try {
+    client.resetAndDestroy();
+  } catch {
+    // Only TCP knows it.
+    client.destroy();
+  }
 }

@@ -81,6 +81,8 @@ export async function makeInGuest(
           stdio: { ...declareStdio(request), ...consoleSizeOf(spec.process?.consoleSize) },
           noPivotRoot: request.noPivotRoot,
           notify: request.notify ?? false,
+          descriptors: request.descriptors?.guest ?? [],
+          environment: request.environment ?? [],
         },
         signal,
       ),

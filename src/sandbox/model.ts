@@ -1,3 +1,4 @@
+import type { HandedDescriptors } from "./handed-descriptors.ts";
 import type { Notifications } from "./notifications.ts";
 import type { Readable, Writable } from "node:stream";
 import type { FileTransfer } from "../agent-client/agent-types.ts";
@@ -59,6 +60,10 @@ export interface CreateContainerRequest {
   readonly rootImage?: string;
   /** The container gets a socket for sd_notify(3). */
   readonly notify?: boolean;
+  /** What its first process gets from descriptor 3 on. Taken over when the container is created; the caller's until then. */
+  readonly descriptors?: HandedDescriptors;
+  /** NAME=VALUE, behind those of the spec. */
+  readonly environment?: readonly string[];
   /** Its init is a program of ours that only waits for its end, whatever `process.args` says. */
   readonly isIdle?: boolean;
 }

@@ -24,7 +24,7 @@ export function forwardLoopback({ netnsPath, connections, log }: PortForwardRequ
   const onConnection = (client: Socket, port: number) => {
     clients.add(client);
     client.once("close", () => clients.delete(client));
-    const connect = async () => await (await connections).connect(port, closing.signal);
+    const connect = async () => await (await connections).connect({ tag: "port", port }, closing.signal);
     void forwardConnection(client, connect).catch((error: unknown) => {
       log.debug({ port, error: describe(error) }, "a forwarded connection was reset");
     });

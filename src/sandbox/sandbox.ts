@@ -92,9 +92,8 @@ class VmSandbox implements Sandbox {
 
   container(containerId: string): Container {
     const container = this.#containers.get(containerId);
-    if (container === undefined)
-      throw new RuntimeError("not_found", `Cannot find container "${containerId}"`);
-    return container;
+    if (container !== undefined) return container;
+    throw new RuntimeError("not_found", `Cannot find container "${containerId}"`);
   }
 
   async boot({ spec, mounts }: BootRequest, { signal }: { signal: AbortSignal }): Promise<BootedSandbox> {
@@ -163,14 +162,13 @@ class VmSandbox implements Sandbox {
       );
     }
     const { vm } = await this.#booted;
-    return vm.connect(guestPort, signal);
+    return vm.connect({ tag: "port", port: guestPort }, signal);
   }
 
   close(): Promise<void> {
-    this.#closing ??= this.#close().finally(() => {
+    return (this.#closing ??= this.#close().finally(() => {
       this.#closing = undefined;
-    });
-    return this.#closing;
+    }));
   }
 
   /** The caller learns why it failed; what is left is in the journal, for `delete`. */
@@ -254,6 +252,8 @@ class VmSandbox implements Sandbox {
       log,
       observer: this.#options.observer,
       openStream: (execId) => vm.openStream(containerId, execId),
+      descriptors: request.descriptors,
+      connectDescriptor: (fd, signal) => vm.connect({ tag: "descriptor", containerId, fd }, signal),
       joinLateNetwork: () => this.#joinLateNetwork(vm),
       emit: (event) => this.#onContainerEvent(event),
       release: () => this.#release(request, { vm, host }),
@@ -267,16 +267,14 @@ class VmSandbox implements Sandbox {
 
   #ensureHost(): Promise<HostState> {
     const { namespace, sandboxId, config } = this.#options;
-    this.#host ??= createHostState(namespace, sandboxId, config);
-    return this.#host;
+    return (this.#host ??= createHostState(namespace, sandboxId, config));
   }
 
   #ensureBooted(first: FirstContainer, config: Config, signal: AbortSignal): Promise<Booted> {
-    this.#booted ??= timed(
+    return (this.#booted ??= timed(
       () => this.#boot(first, config, signal),
       (seconds, error) => this.#options.observer?.onBoot(seconds, error),
-    );
-    return this.#booted;
+    ));
   }
 
   async #boot(first: FirstContainer, config: Config, signal: AbortSignal): Promise<Booted> {

@@ -5,6 +5,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 
 import { Agent } from "../agent-client/agent.ts";
 import type { AgentEvents } from "../agent-client/agent-types.ts";
+import type { ConnectionTarget } from "../agent-client/connection.ts";
 import type { BlockDevice } from "../agent-client/guest-devices.ts";
 import { rootDiskId } from "../agent-client/root-disk.ts";
 import { watchHealth } from "../agent-client/health.ts";
@@ -76,8 +77,8 @@ export interface SandboxVm extends AsyncDisposable {
   /** Resolves with a reason when the VM has ended or its agent is lost (the VM is killed then). Never rejects. */
   readonly lost: Promise<string>;
   openStream(containerId: string, execId: string): OpenGuestStream;
-  /** Connects to a TCP port of the guest's loopback. The caller owns the stream, which breaks when the VM ends. */
-  connect(port: number, signal: AbortSignal): Promise<Duplex>;
+  /** Connects to something in the guest. The caller owns the stream, which breaks when the VM ends. */
+  connect(target: ConnectionTarget, signal: AbortSignal): Promise<Duplex>;
   /** Gives the guest the network that has come to its namespace since the boot, if there is one. Safe to call again. */
   joinLateNetwork(signal: AbortSignal): Promise<void>;
 }
@@ -234,7 +235,7 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
       lost,
       openStream: (containerId, execId) => (name, streamSignal) =>
         openStream({ ...address, containerId, execId, name }, streamSignal),
-      connect: (port, connectSignal) => connections.connect(port, connectSignal),
+      connect: (target, connectSignal) => connections.connect(target, connectSignal),
       joinLateNetwork: lateNetwork(agent, network.spare, vm.identity.pid),
       [Symbol.asyncDispose]: () => owned[Symbol.asyncDispose](),
     };

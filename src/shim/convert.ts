@@ -48,7 +48,8 @@ export function toCreateRequest(
     rootfs: (request.rootfs ?? []).map(toMount),
     stdio: toStdio(request),
     noPivotRoot: options.noPivotRoot,
-    notify: options.notify,
+    notify: options.own?.notify ?? false,
+    environment: options.own?.environment ?? [],
   };
 }
 

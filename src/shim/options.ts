@@ -1,6 +1,7 @@
 import { RuntimeError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import type { ConfigSource } from "../config/load.ts";
+import { caisson } from "../gen/bootstrap.js";
 import { containerd, runtimeoptions } from "../gen/options.js";
 
 /** Options as they came: of a runtime on stdin of `start`, of a task in Create. */
@@ -15,14 +16,20 @@ export type Options =
   | { readonly tag: "runc"; readonly noPivotRoot: boolean; readonly shimCgroup: string }
   /** Of runtimes without a type of their own: settings for this sandbox. */
   | { readonly tag: "settings"; readonly sources: readonly ConfigSource[] }
-  /** Of our own OCI command line: the container gets a notify socket. Has no content. */
-  | { readonly tag: "notify" }
+  /** Of our own OCI command line. */
+  | { readonly tag: "own"; readonly options: CreateOptions }
   | { readonly tag: "unknown"; readonly type: string };
+
+/** Of the type caisson.shim.v1.CreateOptions. */
+type CreateOptions = Pick<
+  caisson.shim.v1.CreateOptions,
+  "notify" | "descriptorsPid" | "descriptors" | "environment"
+>;
 
 /** What the options of a Create mean for its container. */
 export interface TaskOptions {
   readonly noPivotRoot: boolean;
-  readonly notify: boolean;
+  readonly own: CreateOptions | undefined;
 }
 
 const maxBodyBytes = 1024 * 1024;
@@ -43,8 +50,8 @@ export function readOptions({ typeUrl, value }: RawOptions): Options {
       }
       case "runtimeoptions.v1.Options":
         return { tag: "settings", sources: settingsOf(runtimeoptions.v1.Options.decode(value)) };
-      case "caisson.shim.v1.Notify":
-        return { tag: "notify" };
+      case "caisson.shim.v1.CreateOptions":
+        return { tag: "own", options: caisson.shim.v1.CreateOptions.decode(value) };
       default:
         return { tag: "unknown", type };
     }
@@ -80,15 +87,15 @@ export function readTaskOptions(
   ofSandbox: RawOptions | undefined,
   log: Log,
 ): TaskOptions {
-  const none: TaskOptions = { noPivotRoot: false, notify: false };
+  const none: TaskOptions = { noPivotRoot: false, own: undefined };
   if (any === null || any === undefined || !any.type_url) return none;
   const raw: RawOptions = { typeUrl: any.type_url, value: any.value ?? new Uint8Array() };
   const options = readOptions(raw);
   switch (options.tag) {
     case "runc":
       return { ...none, noPivotRoot: options.noPivotRoot };
-    case "notify":
-      return { ...none, notify: true };
+    case "own":
+      return { ...none, own: options.options };
     case "settings":
       if (options.sources.length > 0 && !isSame(raw, ofSandbox)) {
         log.warn("settings in the options of this container are ignored: its sandbox has others already");

@@ -1,6 +1,8 @@
 import { checkId } from "../base/ids.ts";
 import type { Log } from "../base/log.ts";
 import { abortable } from "../base/scope.ts";
+import { takeDescriptors } from "../sandbox/descriptors.ts";
+import { HandedDescriptors } from "../sandbox/handed-descriptors.ts";
 import type { Container, Process, Sandbox } from "../sandbox/model.ts";
 import type { Handlers } from "../ttrpc/method.ts";
 import {
@@ -39,11 +41,21 @@ export function taskService({
 
   return {
     async create(request, { signal }) {
-      const container = await life.create(
-        toCreateRequest(request, readTaskOptions(request.options, options, log)),
-        signal,
-      );
-      return { pid: container.init.pid };
+      const taskOptions = readTaskOptions(request.options, options, log);
+      const wanted = toCreateRequest(request, taskOptions);
+      const { descriptorsPid = 0, descriptors: fds = [] } = taskOptions.own ?? {};
+      const descriptors =
+        fds.length === 0 ? undefined : new HandedDescriptors(takeDescriptors(descriptorsPid, fds));
+      try {
+        const container = await life.create(
+          descriptors === undefined ? wanted : { ...wanted, descriptors },
+          signal,
+        );
+        return { pid: container.init.pid };
+      } catch (error) {
+        descriptors?.[Symbol.dispose]();
+        throw error;
+      }
     },
 
     async start(request) {

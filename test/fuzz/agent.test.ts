@@ -41,6 +41,8 @@ const calls: Record<string, (agent: Agent) => Promise<unknown>> = {
       volumes: [],
       notify: false,
       sysctls: {},
+      descriptors: [],
+      environment: [],
     }),
   CreateExec: (agent) => agent.createExec({ ...address, ociProcessJson: Buffer.from("{}"), stdio }),
   StartProcess: (agent) => agent.startProcess(address),

@@ -24,17 +24,22 @@ export interface OciCli extends AsyncDisposable {
   run(args: readonly string[], options?: RunOptions): Promise<RunResult>;
   /** The same, and throws unless the exit code is 0. */
   ok(args: readonly string[], options?: RunOptions): Promise<RunResult>;
-  start(args: readonly string[]): Running;
+  /** `launcher`: words that stand before it. */
+  start(args: readonly string[], launcher?: readonly string[]): Running;
   /** `args` run by sh with stdin, stdout and stderr on /dev/null and the file of that name: what detaches keeps them. */
   detached(
     args: readonly string[],
     outputPath: string,
     extraEnv?: Readonly<Record<string, string>>,
+    launcher?: readonly string[],
   ): Promise<RunResult>;
   state(id: string): Promise<{ readonly status: string; readonly pid: number }>;
   leakScope(): LeakScope;
   removeAll(): Promise<void>;
 }
+
+/** Runs what follows the path of a file with its output there, and nothing on stdin. */
+const toFile = ["sh", "-c", 'out=$1; shift; exec "$@" </dev/null >"$out" 2>&1', "sh"];
 
 export async function createOciCli(): Promise<OciCli> {
   requireFiles(program, layout);
@@ -65,14 +70,11 @@ export async function createOciCli(): Promise<OciCli> {
     },
     run: (args, options) => run([...argv, ...args], { ...options, env: { ...env, ...options?.env } }),
     ok: (args, options) => runOk([...argv, ...args], { ...options, env: { ...env, ...options?.env } }),
-    start: (args) => start([...argv, ...args], { env }),
-    detached: (args, outputPath, extraEnv) =>
-      run(
-        ["sh", "-c", 'out=$1; shift; exec "$@" </dev/null >"$out" 2>&1', "sh", outputPath, ...argv, ...args],
-        {
-          env: { ...env, ...extraEnv },
-        },
-      ),
+    start: (args, launcher = []) => start([...launcher, ...argv, ...args], { env }),
+    detached: (args, outputPath, extraEnv, launcher = []) =>
+      run([...toFile, outputPath, ...launcher, ...argv, ...args], {
+        env: { ...env, ...extraEnv },
+      }),
     state: async (id) => JSON.parse((await cli.ok(["state", id])).stdout) as { status: string; pid: number },
     leakScope: () => ({ marks: [dir.token], directories: [state, root] }),
     removeAll: async () => {

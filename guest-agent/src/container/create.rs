@@ -13,6 +13,7 @@ use crate::bundle::{Additions, Bundle};
 use crate::cgroup::Cgroup;
 use crate::console::{ConsoleSocket, Size};
 use crate::crun::{self, Scratch};
+use crate::descriptors::Descriptors;
 use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::log;
@@ -32,6 +33,7 @@ impl Container {
         request: CreateContainerRequest,
         additions: &Additions,
         held: Held,
+        (descriptors, further): (Descriptors, Vec<OwnedFd>),
         reaper: Reaper,
         events: Events,
     ) -> Result<Created> {
@@ -45,7 +47,8 @@ impl Container {
         let bundle = Bundle::create(&id, &request.oci_config_json, terminal, additions)?;
         // crun has read the configuration when it answers: it need not stay in memory until then.
         drop(request.oci_config_json);
-        let (endpoints, ends) = Endpoints::new(&declared)?;
+        let (endpoints, mut ends) = Endpoints::new(&declared)?;
+        ends.further = further;
 
         // Init may die before its process id is known.
         let _hold = reaper.hold();
@@ -84,6 +87,7 @@ impl Container {
             cgroup,
             reaper,
             events,
+            descriptors,
             operation: RwLock::new(()),
             changed: Notify::new(),
             inner: Mutex::new(inner),
@@ -156,6 +160,10 @@ impl Launch<'_> {
         }
         if let Some(socket) = &socket {
             arguments.extend([OsStr::new("--console-socket"), socket.path().as_os_str()]);
+        }
+        let count = ends.further.len().to_string();
+        if !ends.further.is_empty() {
+            arguments.extend([OsStr::new("--preserve-fds"), OsStr::new(&count)]);
         }
         arguments.push(OsStr::new(self.id));
         crun::run(

@@ -15,8 +15,10 @@ use tokio::task::AbortHandle;
 use crate::bundle::Bundle;
 use crate::cgroup::Cgroup;
 use crate::console::Size;
+use crate::descriptors::Descriptors;
 use crate::error::{Error, Result};
 use crate::events::Events;
+use crate::forward::Peer;
 use crate::notify::NotifySocket;
 use crate::process::{Process, Program, State, name};
 use crate::proto::{CreateExecRequest, CreateFileTransferRequest, Stdio};
@@ -35,6 +37,7 @@ pub struct Container {
     cgroup: Cgroup,
     reaper: Reaper,
     events: Events,
+    descriptors: Descriptors,
     /// Shared by starts of execs; whole for what must not meet them.
     operation: RwLock<()>,
     /// Tells that a process has changed its state.
@@ -93,6 +96,11 @@ impl Container {
     /// Its cgroup.
     pub fn cgroup(&self) -> &Cgroup {
         &self.cgroup
+    }
+
+    /// Connects to a descriptor that its init was given. The error is the reason for the peer.
+    pub async fn connect(&self, number: u32) -> std::result::Result<Peer, String> {
+        self.descriptors.connect(number).await
     }
 
     /// Registers an exec; nothing runs yet.

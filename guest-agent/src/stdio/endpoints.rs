@@ -30,6 +30,8 @@ pub struct ChildEnds {
     pub stdout: Option<OwnedFd>,
     /// Writing end.
     pub stderr: Option<OwnedFd>,
+    /// From 3 on.
+    pub further: Vec<OwnedFd>,
 }
 
 /// The other ends, and the connections that serve them. Dropping it closes everything at once.

@@ -1,5 +1,6 @@
 //! The line that opens a stream: `<token> <container id> <exec id or "-"> <stdin|stdout|stderr>\n` for one of a process,
-//! `<token> tcp <port>\n` and `<token> tcp-output <number>\n` for the two of a connection to a port of the guest's loopback.
+//! `<token> tcp <port>\n` and `<token> tcp-output <number>\n` for the two of a connection to a port of the guest's loopback;
+//! `<token> <container id> - <number>\n` in place of the first for a connection to a descriptor.
 
 use super::TOKEN_BYTES;
 use crate::ids;
@@ -34,6 +35,13 @@ pub enum Target {
     Stdio(ProcessStream),
     /// What goes to a TCP port of the guest's loopback.
     Tcp(u16),
+    /// What goes to a descriptor of a container's first process.
+    Descriptor {
+        /// Whose descriptor.
+        container_id: String,
+        /// Its number in the process.
+        number: u32,
+    },
     /// What comes from there, of the connection with this number.
     TcpOutput(u32),
 }
@@ -62,11 +70,26 @@ pub fn parse(line: &[u8]) -> Result<Hello, &'static str> {
             token,
             Target::TcpOutput(parse_number(number).ok_or("the number is malformed")?),
         ),
+        [token, container_id, "-", number] if number.starts_with(|first: char| first.is_ascii_digit()) => {
+            (token, parse_descriptor(container_id, number)?)
+        }
         [token, container_id, exec_id, kind] => (token, Target::Stdio(parse_stream(container_id, exec_id, kind)?)),
         _ => return Err("the line has too few or too many words"),
     };
     let token = parse_token(token).ok_or("the token is malformed")?;
     Ok(Hello { token, target })
+}
+
+fn parse_descriptor(container_id: &str, number: &str) -> Result<Target, &'static str> {
+    Ok(Target::Descriptor {
+        container_id: checked_container_id(container_id)?,
+        number: parse_number(number).ok_or("the number is malformed")?,
+    })
+}
+
+fn checked_container_id(container_id: &str) -> Result<String, &'static str> {
+    ids::check_container_id(container_id).map_err(|_| "the container id is malformed")?;
+    Ok(container_id.to_owned())
 }
 
 fn parse_port(port: &str) -> Result<u16, &'static str> {
@@ -82,7 +105,7 @@ fn parse_number(text: &str) -> Option<u32> {
 }
 
 fn parse_stream(container_id: &str, exec_id: &str, kind: &str) -> Result<ProcessStream, &'static str> {
-    ids::check_container_id(container_id).map_err(|_| "the container id is malformed")?;
+    let container_id = checked_container_id(container_id)?;
     let exec_id = if exec_id == "-" {
         ""
     } else {
@@ -96,7 +119,7 @@ fn parse_stream(container_id: &str, exec_id: &str, kind: &str) -> Result<Process
         _ => return Err("the stream must be stdin, stdout or stderr"),
     };
     Ok(ProcessStream {
-        container_id: container_id.to_owned(),
+        container_id,
         exec_id: exec_id.to_owned(),
         kind,
     })
@@ -169,6 +192,19 @@ mod tests {
     }
 
     #[test]
+    fn descriptor_lines() {
+        let got = parse(format!("{TOKEN} tcp - 64").as_bytes()).expect("a good line");
+        let container_id = "tcp".to_owned();
+        assert_eq!(
+            got.target,
+            Target::Descriptor {
+                container_id,
+                number: 64
+            }
+        );
+    }
+
+    #[test]
     fn malformed_lines() {
         for line in [
             String::new(),
@@ -181,6 +217,10 @@ mod tests {
             format!("{TOKEN} c1 -- stdout"),
             format!("{TOKEN} c1  stdout"),
             format!("{TOKEN} c1 - stdlog"),
+            format!("{TOKEN} c1 e1 3"),
+            format!("{TOKEN} c1 - 0"),
+            format!("{TOKEN} c1 - 3x"),
+            format!("{TOKEN} ../c - 3"),
             format!("{TOKEN} c1 - stdout\r"),
             format!("{TOKEN} é - stdout"),
             format!("{TOKEN} tcp 0"),

@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 
 use super::hello::{Hello, LIMIT, ProcessStream, Target, parse, same_token};
 use crate::error::{Context, Result, clean};
-use crate::forward;
+use crate::forward::{self, Peer};
 use crate::log;
 use crate::sandbox::Sandbox;
 use crate::vsock::{Listener, Stream};
@@ -43,7 +43,14 @@ async fn open(mut stream: Stream, sandbox: &Sandbox) {
     };
     let opened = match hello.target {
         Target::Stdio(wanted) => open_process_stream(stream, &wanted, sandbox).await,
-        Target::Tcp(port) => open_connection(stream, port, sandbox).await,
+        Target::Tcp(port) => {
+            let connect = async { forward::connect(port).await.map(Peer::Tcp) };
+            open_connection(stream, connect, sandbox).await
+        }
+        Target::Descriptor { container_id, number } => match sandbox.container(&container_id) {
+            Ok(container) => open_connection(stream, container.connect(number), sandbox).await,
+            Err(error) => Err((stream, error.to_string())),
+        },
         Target::TcpOutput(number) => open_output(stream, number, sandbox).await,
     };
     if let Err((stream, reason)) = opened {
@@ -83,17 +90,21 @@ async fn open_process_stream(
     Ok(())
 }
 
-async fn open_connection(mut stream: Stream, port: u16, sandbox: &Sandbox) -> std::result::Result<(), Refused> {
+async fn open_connection(
+    mut stream: Stream,
+    connect: impl Future<Output = std::result::Result<Peer, String>>,
+    sandbox: &Sandbox,
+) -> std::result::Result<(), Refused> {
     let Some(waiting) = sandbox.connections.add() else {
         return Err((stream, "too many connections are open".into()));
     };
-    let tcp = match forward::connect(port).await {
-        Ok(tcp) => tcp,
+    let peer = match connect.await {
+        Ok(peer) => peer,
         Err(reason) => return Err((stream, reason)),
     };
     let answer = format!("OK {}\n", waiting.number);
     if stream.write_all(answer.as_bytes()).await.is_ok() {
-        tokio::spawn(forward::join(tcp, stream, waiting));
+        tokio::spawn(forward::join(peer, stream, waiting));
     }
     Ok(())
 }

@@ -150,6 +150,8 @@ test("a call that is not answered ends with deadline_exceeded, a late answer is 
     volumes: [],
     notify: false,
     sysctls: {},
+    descriptors: [],
+    environment: [],
   };
 
   await expect(pair.agent.createContainer(request)).rejects.toMatchObject({

@@ -14,7 +14,7 @@ async function connectTo(onStream: (line: string) => string) {
   const dir = createTempDir();
   const agent = await startFakeAgent({ path: dir.join("vsock"), onStream });
   const opening = openConnection(
-    { guest: { tag: "hybrid", path: dir.join("vsock") }, token, port: 80 },
+    { guest: { tag: "hybrid", path: dir.join("vsock") }, token, target: { tag: "port", port: 80 } },
     signal,
   );
   const dispose = async () => {

@@ -48,6 +48,8 @@ async function startContainer(handlers: FakeAgentOptions["handlers"] = {}) {
         { guest: { tag: "hybrid", path: dir.join("vsock") }, token: "00", containerId: "c1", execId, name },
         signal,
       ),
+    descriptors: undefined,
+    connectDescriptor: never,
     emit: (event) => events.push(nameOf(event)),
     release: () => {
       vm.releases += 1;

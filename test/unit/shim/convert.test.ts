@@ -15,7 +15,7 @@ import {
 
 const { CreateTaskRequest, ExecProcessRequest } = containerd.task.v2;
 const { Status } = containerd.v1.types;
-const options = { notify: false, noPivotRoot: false };
+const options = { own: undefined, noPivotRoot: false };
 const processType = "types.containerd.io/opencontainers/runtime-spec/1/Process";
 
 function create(fields: containerd.task.v2.CreateTaskRequest.$Properties) {
@@ -44,6 +44,7 @@ test("toCreateRequest() carries everything over as it came", () => {
     stdio: { stdin: "/f/in", stdout: "binary:///x?a=b", stderr: "", terminal: true },
     noPivotRoot: false,
     notify: false,
+    environment: [],
   });
 });
 

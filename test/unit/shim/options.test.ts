@@ -73,10 +73,10 @@ test("readTaskOptions() takes runc's, and says what it ignores", () => {
 
   expect(readTaskOptions(any(runc({ noPivotRoot: true })), undefined, log)).toEqual({
     noPivotRoot: true,
-    notify: false,
+    own: undefined,
   });
   for (const none of [null, undefined, {}, { type_url: "" }]) {
-    expect(readTaskOptions(none, undefined, log)).toEqual({ noPivotRoot: false, notify: false });
+    expect(readTaskOptions(none, undefined, log)).toEqual({ noPivotRoot: false, own: undefined });
   }
   readTaskOptions(any(given), given, log);
   expect(lines).toEqual([]);
