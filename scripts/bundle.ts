@@ -2,9 +2,9 @@
  * Bundles the executables: one ESM file each in build/lib, and for the command lines a launcher each in build/bin. And the library: one file with all that it
  * needs in build/dist.
  */
-import { chmod, mkdir, readdir, rename, rm, stat, writeFile } from "node:fs/promises";
+import { chmod, mkdir, rename, rm, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { build, type BuildOptions, type OutputFile } from "esbuild";
+import { build, type BuildOptions, type OutputFile, type Plugin } from "esbuild";
 import { runtimeInfo } from "../src/shim/info.ts";
 
 const root = dirname(import.meta.dirname);
@@ -43,6 +43,7 @@ while [ -L "$self" ]; do
 done
 parts=\${self%/*}/..
 unset NODE_OPTIONS NODE_DEBUG NODE_V8_COVERAGE
+export NODE_COMPILE_CACHE="$parts/lib/compile-cache" NODE_COMPILE_CACHE_PORTABLE=1
 # The npm package brings no Node: there it is that of the program that has asked for it, else the one in PATH.
 node=\${CAISSON_NODE:-$parts/libexec/node}
 [ -x "$node" ] || node=node
@@ -52,30 +53,33 @@ exec "$node" ${nodeOptions.join(" ")} "$parts/lib/${name}.js" "$@"
 
 const libDirectory = join(buildDirectory, "lib");
 const distDirectory = join(buildDirectory, "dist");
-const chunkDirectory = join(libDirectory, "chunks");
-/** Chunks of earlier builds are kept this long for the programs that still run with them. */
-const oldChunkMs = 30 * 60 * 1000;
 
-/** So that a program that starts in the meantime finds the old files or the new ones, chunks always before their users. */
+/** So that a program that starts in the meantime finds the old file or the new one. */
 async function writeOutputs(outputs: readonly OutputFile[]): Promise<void> {
-  const isChunk = ({ path }: OutputFile) => path.startsWith(chunkDirectory);
-  for (const { path, contents } of outputs.toSorted((a, b) => Number(isChunk(b)) - Number(isChunk(a)))) {
+  for (const { path, contents } of outputs) {
     await writeFile(`${path}.new`, contents);
     await rename(`${path}.new`, path);
   }
 }
 
-/** Chunks have their content's hash in their names: without this, old ones would pile up. */
-async function removeOldChunks(outputs: readonly OutputFile[]): Promise<void> {
-  const current = new Set(outputs.map(({ path }) => path));
-  for (const name of await readdir(chunkDirectory)) {
-    const path = join(chunkDirectory, name);
-    if (!current.has(path) && Date.now() - (await stat(path)).mtimeMs > oldChunkMs) await rm(path);
-  }
-}
+/**
+ * Node's own modules are loaded when the part that imports them is evaluated, and by require(): an import statement would load
+ * them all at the start, with everything that they export (node:http brings a WebSocket).
+ */
+const lazyBuiltins: Plugin = {
+  name: "lazy builtins",
+  setup(bundler) {
+    bundler.onResolve({ filter: /^node:/ }, ({ path, kind }) =>
+      kind === "import-statement" ? { path, namespace: "builtin" } : { path, external: true },
+    );
+    bundler.onLoad({ filter: /.*/, namespace: "builtin" }, ({ path }) => ({
+      contents: `module.exports = require(${JSON.stringify(path)})`,
+    }));
+  },
+};
 
 await mkdir(join(buildDirectory, "bin"), { recursive: true });
-await mkdir(chunkDirectory, { recursive: true });
+await mkdir(libDirectory, { recursive: true });
 await mkdir(distDirectory, { recursive: true });
 const common = {
   write: false,
@@ -96,8 +100,11 @@ const [{ outputFiles }, library] = await Promise.all([
     ...common,
     entryPoints: Object.fromEntries(executables.map(({ name, entry }) => [name, join(root, entry)])),
     outdir: libDirectory,
-    splitting: true,
-    chunkNames: "chunks/[name]-[hash]",
+    // One file each, of which the parts that are imported later are evaluated later: every further file costs a start more than
+    // what is not needed in this one.
+    splitting: false,
+    minifyWhitespace: true,
+    plugins: [lazyBuiltins],
     target: "node24",
   }),
   build({
@@ -110,7 +117,9 @@ const [{ outputFiles }, library] = await Promise.all([
 ]);
 await writeOutputs(library.outputFiles);
 await writeOutputs(outputFiles);
-await removeOldChunks(outputFiles);
+// Without it Node would look into the files for what they are.
+await writeFile(join(libDirectory, "package.json"), '{ "type": "module" }\n');
+await rm(join(libDirectory, "chunks"), { recursive: true, force: true });
 for (const { name, nodeOptions } of executables) {
   if (nodeOptions === undefined) continue;
   const path = join(buildDirectory, "bin", name);

@@ -44,6 +44,10 @@ impl Install {
                 command.env_remove(name);
             }
         }
+        // Made by the build; it holds for the directory that the installation lies in.
+        command
+            .env("NODE_COMPILE_CACHE", self.library("compile-cache"))
+            .env("NODE_COMPILE_CACHE_PORTABLE", "1");
         command
     }
 

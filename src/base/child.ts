@@ -1,4 +1,3 @@
-import { execa } from "execa";
 import { RuntimeError } from "./errors.ts";
 import { minimalEnvironment } from "./exec.ts";
 import { foreignText } from "./log.ts";
@@ -28,6 +27,8 @@ const lastWordsLength = 1024;
 export async function runChild(argv: readonly string[], options: ChildOptions): Promise<Uint8Array> {
   const [file = "", ...args] = argv;
   options.signal?.throwIfAborted();
+  // Large, and not needed to start a container.
+  const { execa } = await import("execa");
   const result = await execa(file, args, {
     cwd: options.cwd,
     env: { ...minimalEnvironment, ...options.environment },

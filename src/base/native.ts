@@ -134,13 +134,10 @@ export interface MountAttributes {
  * @throws unavailable  it was not built, or is of another machine
  */
 export function loadNative(): Native {
-  // Beside the bundle (`lib/` and `lib/chunks/`, the library's `dist/`), or in the checkout when these sources run as they are.
-  const candidates = [
-    "caisson.node",
-    "../caisson.node",
-    "../lib/caisson.node",
-    "../../build/lib/caisson.node",
-  ].map((path) => join(import.meta.dirname, path));
+  // Beside the bundle (`lib/`; the library's `dist/`), or in the checkout when these sources run as they are.
+  const candidates = ["caisson.node", "../lib/caisson.node", "../../build/lib/caisson.node"].map((path) =>
+    join(import.meta.dirname, path),
+  );
   const path = candidates.find((candidate) => existsSync(candidate));
   if (path === undefined) {
     throw new RuntimeError(

@@ -3,7 +3,7 @@ import { chown, mkdir } from "node:fs/promises";
 import type { Duplex } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 
-import { Agent } from "../agent-client/agent.ts";
+import type { Agent } from "../agent-client/agent.ts";
 import type { AgentEvents } from "../agent-client/agent-types.ts";
 import type { ConnectionTarget } from "../agent-client/connection.ts";
 import type { BlockDevice } from "../agent-client/guest-devices.ts";
@@ -187,7 +187,8 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
   }
   if (virtiofsd !== undefined) request.host.shared.serve(virtiofsd.identity.pid);
   await cgroup?.moved();
-  // The guest boots meanwhile.
+  // The guest boots meanwhile. gRPC is large, and not needed before.
+  const agentClient = import("../agent-client/agent.ts");
   const reachable = Promise.withResolvers<GuestConnections>();
   const forward = { netnsPath: network.netnsPath, connections: reachable.promise, log };
   const forwarder = forwardLoopback(forward);
@@ -202,6 +203,7 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
     const streamToken = randomBytes(16);
     await unless(ended, vsock.ready.ready(limit.signal));
     const readyMs = performance.now();
+    const { Agent } = await agentClient;
     const agent = new Agent(vsock.guest, config.agentCallTimeoutMs, (...call) =>
       request.observer?.onAgentCall(...call),
     );
