@@ -96,7 +96,11 @@ pub fn hello(data: &[u8]) {
         Target::Stdio(stream) => {
             assert!(ids::check_container_id(&stream.container_id).is_ok());
             assert!(stream.exec_id.is_empty() || ids::check_exec_id(&stream.exec_id).is_ok());
-            let exec_id = if stream.exec_id.is_empty() { "-" } else { &stream.exec_id };
+            let exec_id = if stream.exec_id.is_empty() {
+                "-"
+            } else {
+                &stream.exec_id
+            };
             let kind = format!("{:?}", stream.kind).to_lowercase();
             format!("{} {exec_id} {kind}", stream.container_id)
         }
