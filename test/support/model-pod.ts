@@ -1,5 +1,7 @@
 import { execFileSync } from "node:child_process";
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { createLog } from "../../src/base/log.ts";
 import {
   defaultCapabilities,
@@ -106,6 +108,8 @@ export function createPod(settings: Partial<Config> = {}): Pod {
     start: async (name, changes) => {
       const made = await pod.create(name, ["sleep", "100000"], changes);
       await made.container.start("");
+      // Written beside the work: a leak checker that has looked before takes it for left.
+      await appears(join(config.stateDirectory, dir.token, dir.token, "timeline.json"));
       return made;
     },
     run: async (name, script, changes) => {
@@ -122,6 +126,14 @@ export function createPod(settings: Partial<Config> = {}): Pod {
     },
   };
   return pod;
+}
+
+async function appears(path: string): Promise<void> {
+  const end = performance.now() + patient(30_000);
+  while (!existsSync(path)) {
+    if (performance.now() > end) throw new Error(`There is still no ${path}`);
+    await sleep(20);
+  }
 }
 
 /** A root file system with nothing but busybox and the places for the usual mounts. */

@@ -1,6 +1,7 @@
 import { execFileSync } from "node:child_process";
 import {
   appendFileSync,
+  closeSync,
   mkdirSync,
   readdirSync,
   readFileSync,
@@ -9,6 +10,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { afterAll, beforeAll, expect, test, vi } from "vitest";
+import { loadNative } from "../../src/base/native.ts";
 import { createPod, makeBusyboxRoot, type Pod } from "../support/model-pod.ts";
 import { patient } from "../support/patience.ts";
 
@@ -272,11 +274,7 @@ test("a source that is swapped for a link to the host's secrets is mounted as wh
 test.each([
   {
     what: "a socket",
-    make: (path: string) =>
-      execFileSync("python3", [
-        "-c",
-        `import socket; socket.socket(socket.AF_UNIX).bind(${JSON.stringify(path)})`,
-      ]),
+    make: (path: string) => closeSync(loadNative().listenUnix(path)),
   },
   { what: "a FIFO", make: (path: string) => execFileSync("mkfifo", [path]) },
 ])("$what is refused by name", async ({ what, make }) => {
