@@ -1,13 +1,16 @@
+import { once } from "node:events";
 import { chownSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { createServer, type Socket } from "node:net";
 import { basename, join } from "node:path";
 import { Cleanup } from "../../src/base/cleanup.ts";
 import { abortable, scope } from "../../src/base/scope.ts";
+import { VsockServer } from "../../src/base/vsock.ts";
 import type { Config } from "../../src/config/config.ts";
 import { chooseAccelerator, inspectHost } from "../../src/hypervisor/accelerator.ts";
 import { vsockSocketName } from "../../src/hypervisor/hypervisor.ts";
 import { formatKernelParams } from "../../src/hypervisor/kernel-params.ts";
 import { createQemuDriver } from "../../src/hypervisor/qemu/driver.ts";
+import { openVhostVsock } from "../../src/hypervisor/vhost-vsock.ts";
 import type { VmConfig } from "../../src/hypervisor/vm-config.ts";
 import { findGuestFiles } from "../../src/sandbox/guest-files.ts";
 import { outcome, start } from "../support/cli-run.ts";
@@ -154,8 +157,8 @@ export interface RawVsock extends AsyncDisposable {
 }
 
 /**
- * Boots a VM that has nothing but the vsock device, through the driver and the backend that sandboxes use, and returns the
- * connection that its init makes.
+ * Boots a VM that has nothing but the vsock device, through the driver and the backend that sandboxes use (by the
+ * configuration's `vsock`; "auto" takes vhost-device-vsock), and returns the connection that its init makes.
  */
 export async function startRawVsock(
   options: FloorOptions,
@@ -169,32 +172,51 @@ export async function startRawVsock(
   mkdirSync(vm.directory, { mode: 0o700 });
   chownSync(vm.directory, vm.user.uid, vm.user.gid);
 
-  const connected = Promise.withResolvers<Socket>();
-  const server = createServer({ pauseOnConnect: true }, connected.resolve);
-  const path = join(vm.directory, `${vsockSocketName}_${rawPort}`);
-  await new Promise<void>((resolve, reject) => {
-    server.once("error", reject);
-    server.listen(path, resolve);
-  });
-  cleanup.defer("listener", () => {
-    server.close();
-  });
-  chownSync(path, vm.user.uid, vm.user.gid);
+  const { vsock, connected } =
+    config.vsock === "vhost-vsock" ? listenOnVsock(cleanup) : await listenOnBackend(vm, cleanup);
 
   using limit = scope(signal, bootTimeoutMs, "the boot of the raw vsock floor");
   const driver = createQemuDriver(config);
-  const running = await driver.boot(vm, { signal: limit.signal, onProcess: () => {} });
+  const running = await driver.boot({ ...vm, vsock }, { signal: limit.signal, onProcess: () => {} });
   cleanup.defer("VM", () => running[Symbol.asyncDispose]());
   const ended = running.exited.then(({ reason }) => {
     throw new Error(`The raw vsock floor ended: ${reason}; console: ${running.consoleTail().slice(-2000)}`);
   });
   ended.catch(() => {});
-  const socket = await abortable(Promise.race([connected.promise, ended]), limit.signal);
+  const socket = await abortable(Promise.race([connected, ended]), limit.signal);
   cleanup.defer("connection", () => {
     socket.destroy();
   });
   const owned = cleanup.move();
   return { socket, [Symbol.asyncDispose]: () => owned[Symbol.asyncDispose]() };
+}
+
+interface RawListener {
+  readonly vsock: VmConfig["vsock"];
+  readonly connected: Promise<Socket>;
+}
+
+function listenOnVsock(cleanup: Cleanup): RawListener {
+  const device = openVhostVsock();
+  if (device === undefined) throw new Error("Cannot measure: this kernel has no vhost-vsock");
+  cleanup.defer("vhost-vsock", () => device[Symbol.dispose]());
+  const server = VsockServer.listen({ port: rawPort });
+  cleanup.defer("listener", () => server.close());
+  const connected = once(server, "connection").then(([socket]) => socket as Socket);
+  return { vsock: { tag: "vhost-vsock", cid: device.cid, fd: device.fd }, connected };
+}
+
+async function listenOnBackend({ directory, user }: VmConfig, cleanup: Cleanup): Promise<RawListener> {
+  const { promise, resolve } = Promise.withResolvers<Socket>();
+  const server = createServer({ pauseOnConnect: true }, resolve);
+  const path = join(directory, `${vsockSocketName}_${rawPort}`);
+  server.listen(path);
+  await once(server, "listening");
+  cleanup.defer("listener", () => {
+    server.close();
+  });
+  chownSync(path, user.uid, user.gid);
+  return { vsock: { tag: "vhost-device-vsock" }, connected: promise };
 }
 
 /** The initrd that a kernel with modules needs: the guest's own, with our init in the place of the agent. */
