@@ -93,6 +93,10 @@ pub fn hello(data: &[u8]) {
     let words = match hello.target {
         Target::Tcp(port) => format!("tcp {port}"),
         Target::TcpOutput(number) => format!("tcp-output {number}"),
+        Target::Descriptor { container_id, number } => {
+            assert!(ids::check_container_id(&container_id).is_ok());
+            format!("{container_id} - {number}")
+        }
         Target::Stdio(stream) => {
             assert!(ids::check_container_id(&stream.container_id).is_ok());
             assert!(stream.exec_id.is_empty() || ids::check_exec_id(&stream.exec_id).is_ok());
