@@ -92,9 +92,10 @@ export class Life {
     try {
       return await work;
     } catch (error) {
-      // The caller may try again, or releases it.
+      // The caller may try again, or releases it. In a pod, where others keep the daemon, containerd does neither.
+      const isAlone = this.#containerIds().every((id) => id === containerId);
       const isWanted = !creation.isReleased && !this.#isEnding && codeOf(error) !== "already_exists";
-      if (isWanted) this.announce(containerId);
+      if (isAlone && isWanted) this.announce(containerId);
       throw error;
     } finally {
       this.#creations.delete(containerId);

@@ -104,6 +104,20 @@ test("a failed creation can be tried again; two at once of one id are refused", 
   expect(hasEnded()).toBe(true);
 });
 
+test("a failed creation beside other containers keeps nothing: its client may never come again", async () => {
+  const { life, create, containers, fail, hasEnded } = setUp();
+  containers.push({ id: "pause" });
+  const created = create("app");
+  fail(new Error("no"));
+  await expect(created).rejects.toThrow("no");
+
+  containers.pop();
+  life.onDelete();
+  life.shutdown("pause");
+
+  expect(hasEnded()).toBe(true);
+});
+
 test("a daemon that was asked to end goes with its last container", () => {
   const { life, containers, hasEnded } = setUp();
   containers.push({ id: "pause" }, { id: "app" });
