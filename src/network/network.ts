@@ -75,16 +75,16 @@ export async function attachNetwork(options: {
     const ipv6 = existsSync("/proc/sys/net/ipv6");
     const taps = guest.interfaces.flatMap(({ mtu }, index) => planTapUp(tapName(index), mtu, { ipv6 }));
     await runIp(netnsPath, taps, limits);
-    const redirects = guest.interfaces.map(({ name, macAddress }, index) => ({
-      link: name,
-      macAddress,
-      tap: tapName(index),
-    }));
-    await redirectLinks(netnsPath, redirects, limits);
+    await redirectLinks(netnsPath, planRedirects(guest), limits);
     signal.throwIfAborted();
   }
   const owned = cleanup.move();
   return { nics, guest, closeTaps, [Symbol.asyncDispose]: () => owned[Symbol.asyncDispose]() };
+}
+
+/** Each link with its tap. */
+export function planRedirects({ interfaces }: GuestNetwork) {
+  return interfaces.map(({ name, macAddress }, index) => ({ link: name, macAddress, tap: tapName(index) }));
 }
 
 /**

@@ -1,13 +1,20 @@
 import { randomBytes } from "node:crypto";
 import { existsSync } from "node:fs";
-import { RuntimeError } from "../base/errors.ts";
+import { Cleanup } from "../base/cleanup.ts";
+import { codeOf, RuntimeError } from "../base/errors.ts";
 import { describeNetwork, type GuestNetwork } from "./endpoint.ts";
 import { runIp, scanNetns } from "./ip.ts";
-import { closeFd, detachNetwork, type NetworkNic } from "./network.ts";
+import { closeFd, detachNetwork, type NetworkNic, planRedirects } from "./network.ts";
 import { openTap, planTapUp, tapName } from "./tap.ts";
 import { redirectLinks } from "./tc.ts";
 
 const joinTimeoutMs = 10_000;
+
+/** How a running VM is given network cards, and they are taken from it. Both throw `unimplemented` where it takes none. */
+export interface NicSlots {
+  plug(nic: NetworkNic): Promise<void>;
+  unplug(id: string): Promise<void>;
+}
 
 /**
  * A network device that a VM gets while its namespace has no link yet: Docker sets the network up between Create and Start,
@@ -19,12 +26,13 @@ export interface SpareNic extends AsyncDisposable {
   /** Closes our copy of the tap's descriptor, once the VMM has its own. */
   closeTap(): Promise<void>;
   /**
-   * Joins the link that has come to the namespace. The guest is to give its device the link's MAC address.
+   * Joins the links that have come to the namespace. The guest is to give its device the first one's MAC address; for the
+   * others the VM is given cards that have theirs.
    *
    * @returns what the guest is told, or undefined when there is still no link
-   * @throws unimplemented  more than one link has come
+   * @throws unimplemented  more than one link has come, and the VM takes no card while it runs
    */
-  join(signal: AbortSignal): Promise<GuestNetwork | undefined>;
+  join(slots: NicSlots, signal: AbortSignal): Promise<GuestNetwork | undefined>;
 }
 
 /**
@@ -41,21 +49,18 @@ export function openSpareNic(netnsPath: string): SpareNic {
     tapFd = undefined;
     if (fd !== undefined) await closeFd(fd);
   };
-  const join = async (signal: AbortSignal) => {
+  const join = async (slots: NicSlots, signal: AbortSignal) => {
     const limits = { signal, timeoutMs: joinTimeoutMs };
     const guest = describeNetwork(await scanNetns(netnsPath, limits));
-    const [link, ...more] = guest.interfaces;
-    if (link === undefined) return undefined;
-    if (more.length > 0) {
-      const names = guest.interfaces.map(({ name }) => name).join(", ");
-      throw new RuntimeError(
-        "unimplemented",
-        `Cannot attach network "${netnsPath}": the links ${names} have come after the VM was made, which has one device for them; set up several before the create`,
-      );
-    }
-    await runIp(netnsPath, planTapUp(tap, link.mtu, { ipv6: existsSync("/proc/sys/net/ipv6") }), limits);
-    await redirectLinks(netnsPath, [{ link: link.name, macAddress: link.macAddress, tap }], limits);
+    if (guest.interfaces.length === 0) return undefined;
+    await using added = new Cleanup();
+    await addNics(netnsPath, guest, slots, added);
+    const ipv6 = existsSync("/proc/sys/net/ipv6");
+    const taps = guest.interfaces.flatMap(({ mtu }, index) => planTapUp(tapName(index), mtu, { ipv6 }));
+    await runIp(netnsPath, taps, limits);
+    await redirectLinks(netnsPath, planRedirects(guest), limits);
     signal.throwIfAborted();
+    added.move();
     return guest;
   };
   return {
@@ -67,6 +72,34 @@ export function openSpareNic(netnsPath: string): SpareNic {
       await detachNetwork({ netnsPath });
     },
   };
+}
+
+/** Gives the VM a card for each link but the first; `added` takes them away again. */
+async function addNics(
+  netnsPath: string,
+  { interfaces }: GuestNetwork,
+  slots: NicSlots,
+  added: Cleanup,
+): Promise<void> {
+  for (const [index, { macAddress }] of interfaces.entries()) {
+    if (index === 0) continue;
+    const id = `net${index}`;
+    const tapFd = openTap(netnsPath, tapName(index));
+    try {
+      await slots.plug({ id, macAddress, tapFd });
+      added.defer(`network card ${id}`, () => slots.unplug(id));
+    } catch (cause) {
+      if (codeOf(cause) !== "unimplemented") throw cause;
+      const names = interfaces.map(({ name }) => name).join(", ");
+      throw new RuntimeError(
+        "unimplemented",
+        `Cannot attach network "${netnsPath}": the links ${names} have come after the VM was made, which has one device for them; set up several before the create, or use a machine that takes cards later ("q35")`,
+        { cause },
+      );
+    } finally {
+      await closeFd(tapFd);
+    }
+  }
 }
 
 /** Locally administered, unicast (IEEE 802c). */

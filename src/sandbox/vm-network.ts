@@ -2,10 +2,11 @@ import { readFile } from "node:fs/promises";
 import type { Agent } from "../agent-client/agent.ts";
 import type { Cleanup } from "../base/cleanup.ts";
 import { RuntimeError } from "../base/errors.ts";
+import type { RunningVm } from "../hypervisor/hypervisor.ts";
 import type { GuestNetwork } from "../network/endpoint.ts";
 import { createNetns, removeNetns } from "../network/netns.ts";
 import { attachNetwork, type NetworkNic } from "../network/network.ts";
-import { openSpareNic, type SpareNic } from "../network/spare-nic.ts";
+import { type NicSlots, openSpareNic, type SpareNic } from "../network/spare-nic.ts";
 import { isTapName } from "../network/tap.ts";
 import type { Spec } from "../oci/spec.ts";
 import type { Journal } from "./journal.ts";
@@ -67,20 +68,25 @@ function spareNetwork(netnsPath: string, parts: Cleanup): VmNetwork {
   return { netnsPath, nics: [spare.nic], guest, spare, closeTaps: () => spare.closeTap() };
 }
 
-/** Joins the first link that comes to the namespace; looks at each call until one has come. */
-export function lateNetwork(agent: Agent, spare: SpareNic | undefined, vmmPid: number) {
+/** Joins the first links that come to the namespace; looks at each call until some have come. */
+export function lateNetwork(
+  agent: Agent,
+  spare: SpareNic | undefined,
+  vm: Pick<RunningVm, "identity" | "plug" | "unplug">,
+) {
   let waiting = spare;
+  const slots: NicSlots = { plug: (nic) => vm.plug({ tag: "nic", nic }), unplug: (id) => vm.unplug(id) };
   return async (signal: AbortSignal) => {
-    if (waiting === undefined || !hasLink(await readFile(`/proc/${vmmPid}/net/dev`, "latin1"))) return;
+    if (waiting === undefined || !hasLink(await readFile(`/proc/${vm.identity.pid}/net/dev`, "latin1")))
+      return;
     const { nic } = waiting;
-    const network = await waiting.join(signal);
+    const network = await waiting.join(slots, signal);
     if (network === undefined) return;
     waiting = undefined;
-    const interfaces = network.interfaces.map((link) => ({
+    const interfaces = network.interfaces.map((link, index) => ({
       ...link,
       addresses: [...link.addresses],
-      macAddress: nic.macAddress,
-      newMacAddress: link.macAddress,
+      ...(index === 0 && { macAddress: nic.macAddress, newMacAddress: link.macAddress }),
     }));
     await agent.configureNetwork({ ...network, interfaces }, signal);
   };

@@ -238,7 +238,7 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
       openStream: (containerId, execId) => (name, streamSignal) =>
         openStream({ ...address, containerId, execId, name }, streamSignal),
       connect: (target, connectSignal) => connections.connect(target, connectSignal),
-      joinLateNetwork: lateNetwork(agent, network.spare, vm.identity.pid),
+      joinLateNetwork: lateNetwork(agent, network.spare, vm),
       [Symbol.asyncDispose]: () => owned[Symbol.asyncDispose](),
     };
   } catch (error) {
