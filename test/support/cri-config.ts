@@ -13,7 +13,11 @@ export const pauseImage = "registry.k8s.io/pause:3.10";
 const deployed = join(import.meta.dirname, "../../deploy/containerd");
 
 /** Writes containerd's configuration, with Caisson's handlers from the file that users get; returns Caisson's own. */
-export function writeCriConfiguration(dir: TempDir, network: CriNetwork, version: ConfigVersion): string {
+export function writeCriConfiguration(
+  dir: TempDir,
+  network: CriNetwork,
+  { version, settings }: { readonly version: ConfigVersion; readonly settings: string },
+): string {
   writeFileSync(
     dir.join(configName),
     `version = ${version}
@@ -36,7 +40,9 @@ ${version === 2 ? criOfVersion2(network) : criOfVersion3(network)}`,
   const caissonConfig = dir.join("caisson.toml");
   writeFileSync(
     caissonConfig,
-    withSuiteSettings(`state_directory = "${sandboxes}"\ndata_directory = "${dir.join("data")}"`),
+    withSuiteSettings(
+      `state_directory = "${sandboxes}"\ndata_directory = "${dir.join("data")}"\n${settings}`,
+    ),
   );
   return caissonConfig;
 }

@@ -50,11 +50,13 @@ export interface CriOptions {
   /** Folder with the programs of another containerd. */
   readonly binaries?: string;
   readonly configVersion?: ConfigVersion;
+  /** Of Caisson's configuration. */
+  readonly settings?: string;
 }
 
 /** Starts it, with the images that most tests need. */
 export async function startCri(options: CriOptions = {}): Promise<Cri> {
-  const { binaries = currentBinaries, configVersion = 3 } = options;
+  const { binaries = currentBinaries, configVersion = 3, settings = "" } = options;
   const layout = buildPath("images/cri");
   requireFiles(
     ...["containerd", "ctr"].map((name) => join(binaries, name)),
@@ -65,7 +67,7 @@ export async function startCri(options: CriOptions = {}): Promise<Cri> {
   const dir = createTempDir();
   const network = await createCriNetwork(dir, layout);
   const socket = dir.join(socketName);
-  const caissonConfig = writeCriConfiguration(dir, network, configVersion);
+  const caissonConfig = writeCriConfiguration(dir, network, { version: configVersion, settings });
   const inNetwork = (...argv: string[]) => [...network.prefix, ...argv];
   const crictlArgv = (...args: string[]) => [
     ...inNetwork(join(criTools, "crictl")),

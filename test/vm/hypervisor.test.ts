@@ -9,6 +9,7 @@ import { formatKernelParams } from "../../src/hypervisor/kernel-params.ts";
 import { createQemuDriver } from "../../src/hypervisor/qemu/driver.ts";
 import type { Kernel, VmConfig } from "../../src/hypervisor/vm-config.ts";
 import { checkLeaksAroundEachTest } from "../support/leaks.ts";
+import { attachLoop } from "../support/loops.ts";
 import { createTempDir, type TempDir } from "../support/temp-dir.ts";
 
 const build = resolve(import.meta.dirname, "../../build");
@@ -158,6 +159,46 @@ test("boot() says what QEMU said when it cannot start, and leaves nothing", asyn
   });
 
   expect(readdirSync(dir.join("vm"))).toEqual([]);
+});
+
+test("a guest that never lets go keeps an empty disk and its slot, and the host's device is free", async () => {
+  await using dir = createTempDir();
+  scope = { marks: [dir.token] };
+  using loop = attachLoop(dir, "volume");
+  // It has panicked and does nothing any more, for ever.
+  const commandLine = debianKernel.commandLine
+    .replace("panic=-1", "panic=0")
+    .replace("quiet", "rdinit=/no/such/init init=/none");
+  await using booted = await boot(dir, {
+    machine: "q35",
+    kernel: { ...debianKernel, commandLine },
+    disks: [],
+    growth: { maxVcpus: 2, maxMemoryMiB: 512 },
+  });
+  const { vm } = booted;
+  await expect.poll(() => vm.consoleTail(), { timeout: bootTimeoutMs }).toContain("Kernel panic");
+  const hasOpen = () => {
+    const fds = `/proc/${vm.identity.pid}/fd`;
+    return readdirSync(fds).some((fd) => readlinkSync(`${fds}/${fd}`) === loop.path);
+  };
+  const disk = (id: string) => ({ id, path: loop.path, readOnly: false, isBlockDevice: true });
+
+  await vm.plug({ tag: "disk", disk: disk("kept") });
+  expect(hasOpen()).toBe(true);
+  await expect(vm.unplug("kept")).rejects.toMatchObject({
+    code: "deadline_exceeded",
+    message: expect.stringContaining("has not let go of it"),
+  });
+  expect(hasOpen()).toBe(false);
+
+  for (let index = 1; index < 16; index++)
+    await vm.plug({ tag: "disk", disk: { ...disk(`d${index}`), readOnly: true } });
+  await expect(vm.plug({ tag: "disk", disk: disk("more") })).rejects.toMatchObject({
+    code: "resource_exhausted",
+  });
+  await expect(
+    vm.plug({ tag: "disk", disk: { ...disk("kept"), path: dir.join("missing") } }),
+  ).rejects.toThrow();
 });
 
 test("a guest whose first process cannot run ends its VM, and the console says why", async () => {
