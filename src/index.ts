@@ -1,5 +1,6 @@
 /** The library: `import { Sandbox } from "caisson"`. */
 export { type Code as ErrorCode, RuntimeError as CaissonError } from "./base/errors.ts";
+export { containerSpec, type ContainerSpecOptions } from "./library/container-spec.ts";
 export { CommandError } from "./library/errors.ts";
 export type { SandboxEvent } from "./library/events.ts";
 export type {

@@ -1,5 +1,7 @@
 import { RuntimeError } from "../base/errors.ts";
+import type { ContainerSpecOptions } from "./container-spec.ts";
 import type { RunOptions, SandboxOptions, SpawnOptions } from "./options.ts";
+import type { SpecOptions } from "./plan.ts";
 
 // The largest VM that the configuration accepts.
 const maxMemoryMiB = 1_048_576;
@@ -36,6 +38,32 @@ export function checkSandboxOptions(options: SandboxOptions): void {
   checkRange("memoryMiB", options.memoryMiB, 64, maxMemoryMiB);
   checkRange("vcpus", options.vcpus, 1, 256);
   checkRange("timeoutMs", options.timeoutMs, 1, maxTimeoutMs);
+  checkSpecOptions(options);
+}
+
+const containerSpecNames: ReadonlySet<string> = new Set<keyof ContainerSpecOptions>([
+  "id",
+  "image",
+  "args",
+  "env",
+  "cwd",
+  "user",
+  "mounts",
+  "limits",
+  "network",
+  "terminal",
+  "signal",
+]);
+
+/** @throws invalid_argument */
+export function checkContainerSpecOptions(options: ContainerSpecOptions): void {
+  checkNames("containerSpec", options, containerSpecNames);
+  if (typeof options.image !== "string") throw invalid("containerSpec", 'expected an "image"');
+  checkWords("args", options.args ?? []);
+  checkSpecOptions(options);
+}
+
+function checkSpecOptions(options: SpecOptions): void {
   const { limits = {} } = options;
   checkNames("limits", limits, new Set(["memoryMiB", "cpus", "pids"]));
   checkRange("limits.memoryMiB", limits.memoryMiB, 4, maxMemoryMiB);
@@ -64,10 +92,7 @@ export function checkCommand(
 ): void {
   checkNames(`the options of ${quote(command)}`, options, runOptionNames);
   if (command === "") throw invalid("a command", "it is empty");
-  for (const word of [command, ...args]) {
-    if (typeof word !== "string" || word.includes("\0"))
-      throw invalid(`the command ${quote(command)}`, "expected strings without NUL");
-  }
+  checkWords(`the command ${quote(command)}`, [command, ...args]);
   checkEnvironment(options.env);
   checkDirectory(options.cwd);
   checkRange("timeoutMs", options.timeoutMs, 1, maxTimeoutMs);
@@ -89,6 +114,11 @@ export function checkGuestPath(path: string): string {
 function checkRange(name: string, value: number | undefined, min: number, max: number): void {
   if (value === undefined || (Number.isInteger(value) && value >= min && value <= max)) return;
   throw invalid(`${name} = ${String(value)}`, `expected a whole number from ${min} to ${max}`);
+}
+
+function checkWords(what: string, words: readonly string[]): void {
+  if (words.every((word) => typeof word === "string" && !word.includes("\0"))) return;
+  throw invalid(what, "expected strings without NUL");
 }
 
 function checkNames(what: string, options: object, known: ReadonlySet<string>): void {

@@ -1,5 +1,5 @@
 import type { Image } from "../image/store.ts";
-import { buildSpec, mergeEnvironment, type ProcessSpec } from "../image/spec.ts";
+import { buildSpec, mergeEnvironment, type ProcessSpec, type SpecRequest } from "../image/spec.ts";
 import { type ContainerUser, resolveUser } from "../image/users.ts";
 import type { SandboxOptions, SpawnOptions } from "./options.ts";
 
@@ -22,24 +22,7 @@ export async function planSandbox(
   options: SandboxOptions,
   image: Image,
 ): Promise<SandboxPlan> {
-  const { limits = {}, network = "none" } = options;
-  const spec = buildSpec({
-    containerId: sandboxId,
-    image: image.config,
-    args: idleArgs,
-    env: toEntries(options.env),
-    volumes: (options.mounts ?? []).map(({ source, target, readOnly = false }) => ({
-      source,
-      destination: target,
-      readOnly,
-    })),
-    user: await resolveUser(image.rootfs, options.user ?? image.config.user),
-    terminal: false,
-    workingDirectory: options.cwd,
-    cpus: limits.cpus,
-    memoryBytes: limits.memoryMiB === undefined ? undefined : limits.memoryMiB * 1024 ** 2,
-  });
-  const { linux } = spec;
+  const spec = await planSpec(options, image, { containerId: sandboxId, args: idleArgs, terminal: false });
   return {
     process: spec.process,
     spec: {
@@ -47,17 +30,47 @@ export async function planSandbox(
       hostname,
       // The idle program needs nothing; what processes get, each exec says.
       process: { ...spec.process, user: { uid: 0, gid: 0 }, cwd: "/", env: [] },
-      linux: {
-        ...linux,
-        namespaces: linux.namespaces.map((namespace) =>
-          namespace.type === "network" && network !== "none"
-            ? { ...namespace, path: network.namespacePath }
-            : namespace,
-        ),
-        resources: {
-          ...linux.resources,
-          ...(limits.pids === undefined ? {} : { pids: { limit: limits.pids } }),
-        },
+    },
+  };
+}
+
+/** What a sandbox and a container are told of in the same words. */
+export type SpecOptions = Pick<SandboxOptions, "env" | "mounts" | "user" | "cwd" | "limits" | "network">;
+
+/** @throws invalid_argument  no such user in the image */
+export async function planSpec(
+  options: SpecOptions,
+  image: Image,
+  own: Pick<SpecRequest, "containerId" | "args" | "terminal">,
+) {
+  const { limits = {}, network = "none" } = options;
+  const spec = buildSpec({
+    ...own,
+    image: image.config,
+    env: toEntries(options.env),
+    volumes: (options.mounts ?? []).map(({ source, target, readOnly = false }) => ({
+      source,
+      destination: target,
+      readOnly,
+    })),
+    user: await resolveUser(image.rootfs, options.user ?? image.config.user),
+    workingDirectory: options.cwd,
+    cpus: limits.cpus,
+    memoryBytes: limits.memoryMiB === undefined ? undefined : limits.memoryMiB * 1024 ** 2,
+  });
+  const { linux } = spec;
+  return {
+    ...spec,
+    linux: {
+      ...linux,
+      namespaces: linux.namespaces.map((namespace) =>
+        namespace.type === "network" && network !== "none"
+          ? { ...namespace, path: network.namespacePath }
+          : namespace,
+      ),
+      resources: {
+        ...linux.resources,
+        ...(limits.pids === undefined ? {} : { pids: { limit: limits.pids } }),
       },
     },
   };

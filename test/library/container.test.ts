@@ -1,9 +1,10 @@
 import { mkdirSync, readdirSync } from "node:fs";
 import { text } from "node:stream/consumers";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { Container, type ContainerConfig } from "../../src/index.ts";
+import { Container, type ContainerConfig, containerSpec } from "../../src/index.ts";
 import { emptyImageConfig } from "../../src/image/config.ts";
 import { buildSpec } from "../../src/image/spec.ts";
+import { image } from "../support/cli.ts";
 import { mountsBelow } from "../support/temp-dir.ts";
 import { checkLeaksAroundEachTest } from "../support/leaks.ts";
 import { createLibrary, type Library } from "../support/library.ts";
@@ -82,6 +83,41 @@ test("create, start, streams, newProcess, wait, delete", async () => {
   expect(container.pid).toBeGreaterThan(0);
   await container.delete();
   expect(readdirSync(root())).toEqual([]);
+});
+
+test("containerSpec: a container of an image, with environment, directory, user, mounts and limits", async () => {
+  const id = `${library.dir.token}-spec`;
+  const shared = library.dir.join("shared");
+  mkdirSync(shared);
+  const script = "echo $OWN $PWD; id -u; cat /sys/fs/cgroup/pids.max; touch /shared/x || echo read-only";
+  const spec = await containerSpec({
+    id,
+    image,
+    args: ["sh", "-c", script],
+    env: { OWN: "yes" },
+    cwd: "/tmp",
+    user: "1000:1000",
+    mounts: [{ source: shared, target: "/shared", readOnly: true }],
+    limits: { memoryMiB: 64, pids: 50 },
+  });
+  const container = await Container.create({ id, root: root(), spec, image });
+  const output = text(container.init.stdout);
+  await container.start();
+
+  expect(await container.wait()).toEqual({ exitCode: 0 });
+  expect(await output).toBe("yes /tmp\n1000\n50\nread-only\n");
+  await container.delete();
+});
+
+test.for([
+  { what: "an option that is none", options: { memoryMiB: 5 } },
+  { what: "a bad id", options: { id: "../x" } },
+  { what: "an unknown user", options: { user: "nobody-there" } },
+  { what: "an image that is not there", options: { image: "oci:/no/such" }, code: "not_found" },
+])("containerSpec refuses $what", async ({ options, code = "invalid_argument" }) => {
+  const failed = containerSpec({ id: "refused", image, args: ["true"], ...options });
+
+  await expect(failed).rejects.toMatchObject({ name: "CaissonError", code });
 });
 
 test("load: another owner finds the container with its processes and goes on with their output", async () => {
