@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
@@ -20,6 +20,8 @@ use super::{Task, refuse};
 use crate::error::{Context, Result};
 
 const BUFFER: usize = 64 * 1024;
+/// Of one write to a file.
+const WRITE_SIZE: usize = 256 * 1024;
 
 /// Puts everything into the directory, which is made when missing. Files that are there are replaced. Everything belongs to
 /// the task's owner.
@@ -93,8 +95,8 @@ impl Target {
         let made = replace(parent, name, || {
             openat(parent, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)
         })?;
-        let mut file = File::from(made);
-        io::copy(entry, &mut file)?;
+        let file = File::from(made);
+        write_content(entry, &file)?;
         root::own(&file, self.owner)?;
         root::set_mode(&file, entry.header().mode()?)?;
         let time = modified(entry)?;
@@ -125,6 +127,14 @@ impl Target {
         })
         .context(action)
     }
+}
+
+/// In large pieces: each write to virtio-fs is a round trip to the host.
+fn write_content<R: Read>(entry: &mut Entry<'_, R>, file: &File) -> io::Result<()> {
+    let size = usize::try_from(entry.size()).unwrap_or(WRITE_SIZE);
+    let mut writer = BufWriter::with_capacity(size.min(WRITE_SIZE), file);
+    io::copy(entry, &mut writer)?;
+    writer.flush()
 }
 
 /// Makes an entry; one that is there and no directory makes room.
