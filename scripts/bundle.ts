@@ -128,4 +128,6 @@ for (const { name, nodeOptions } of executables) {
   await rename(`${path}.new`, path);
 }
 // What the shim's launcher answers to -info.
-await writeFile(join(libDirectory, "runtime-info.bin"), runtimeInfo());
+const infoPath = join(libDirectory, "runtime-info.bin");
+await writeFile(`${infoPath}.new`, runtimeInfo());
+await rename(`${infoPath}.new`, infoPath);
