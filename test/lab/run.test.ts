@@ -11,6 +11,8 @@ const hosts = [microvm, cloudHypervisorHost];
 const furtherHosts = [q35, withBackend];
 /** Built by scripts/floor; the cache lies in the lab at the same path. */
 const floor = process.env["CAISSON_BENCH_FLOOR"] ?? "";
+/** Of a file that runs inside; some minutes on a quiet machine. */
+const guestTestTimeoutMs = 20 * 60_000;
 const isEverything = process.env["CAISSON_TEST_LEVEL"] === "all";
 
 const image = labImage();
@@ -20,9 +22,9 @@ beforeAll(async () => {
 });
 afterAll(() => lab?.[Symbol.asyncDispose]());
 
-async function run(script: string): Promise<LabResult> {
+async function run(script: string, options?: { timeoutMs?: number }): Promise<LabResult> {
   if (lab === undefined) throw new Error("There is no lab");
-  return lab.run(script);
+  return lab.run(script, options);
 }
 
 test.for([...hosts, ...(isEverything ? furtherHosts : [])])(
@@ -53,9 +55,8 @@ test.for([
 ])("$name", async ({ file }, context) => {
   if (image.tag === "missing") context.skip(image.reason);
   if (!isEverything) context.skip("long case: make test-lab runs it");
-  const result = await run(
-    `CAISSON_BENCH_FLOOR=${floor} build/libexec/node --no-warnings --test test/lab/guest/${file}.test.ts`,
-  );
+  const script = `CAISSON_BENCH_FLOOR=${floor} build/libexec/node --no-warnings --test test/lab/guest/${file}.test.ts`;
+  const result = await run(script, { timeoutMs: guestTestTimeoutMs });
 
   expect(result.exitCode, result.stdout + result.stderr).toBe(0);
   for (const [figure] of result.stdout.matchAll(/^figure: .*$/gm)) console.log(figure);

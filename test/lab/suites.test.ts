@@ -11,6 +11,8 @@ const everywhere = ["vm/run", "vm/lifecycle", "vm/network", "vm/volumes", "vm/bl
 /** What depends on the transport or on the speed of a host, once. */
 const once = ["vm/output", "vm/terminal", "e2e/run", "e2e/task", "e2e/output", "e2e/crash"];
 
+/** In the cache, which lies in the lab at the same path. */
+const containerd = process.env["CAISSON_TEST_CONTAINERD"] ?? "";
 const chosenFiles = listIn("CAISSON_LAB_FILES");
 const chosenHosts = listIn("CAISSON_LAB_HOSTS");
 const plans = [microvm, q35, cloudHypervisorHost]
@@ -64,7 +66,7 @@ test.for(plans)("the suites on $host.name", { timeout: suiteTimeoutMs }, async (
 function script({ settings }: Host, files: readonly string[]): string {
   const paths = files.map((file) => `test/${file}`).join(" ");
   return `
-export CAISSON_TEST_SETTINGS='${settings}' CAISSON_TEST_PATIENCE=${patience} NO_COLOR=1
+export CAISSON_TEST_CONTAINERD='${containerd}' CAISSON_TEST_SETTINGS='${settings}' CAISSON_TEST_PATIENCE=${patience} NO_COLOR=1
 mkdir -p build/test
 status=0
 build/libexec/node node_modules/vitest/vitest.mjs run --project vm --project e2e ${paths} \\
