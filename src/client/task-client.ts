@@ -115,12 +115,18 @@ export class TaskClient implements AsyncDisposable {
 
   /**
    * Ties the process to this connection: when we end before it does, the daemon kills it. Resolves when it has ended.
-   * `standInPid`: the process of the host that callers know the container by, 0 for none.
+   * `standInPid`: the process of the host that callers know the container by, 0 for none. `commandAtLoss`: what the daemon runs
+   * after it has killed the process; empty: nothing.
    *
    * @throws unavailable  the daemon died
    */
-  async hold(execId: string, standInPid: number): Promise<void> {
-    const request = { containerId: this.#containerId, execId, standInPid };
+  async hold(execId: string, standInPid: number, commandAtLoss: readonly string[] = []): Promise<void> {
+    const request = {
+      containerId: this.#containerId,
+      execId,
+      standInPid,
+      commandAtLoss: [...commandAtLoss],
+    };
     await this.#client.call(shimServiceName, shimMethods.hold, request);
   }
 

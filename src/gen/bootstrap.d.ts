@@ -979,6 +979,9 @@ export namespace caisson {
                 /** HoldRequest standInPid. */
                 standInPid: number;
 
+                /** HoldRequest commandAtLoss. */
+                commandAtLoss: string[];
+
                 /**
                  * Encodes the specified HoldRequest message. Does not implicitly {@link caisson.shim.v1.HoldRequest.verify|verify} messages.
                  * @param message HoldRequest message or plain object to encode
@@ -1011,6 +1014,9 @@ export namespace caisson {
 
                     /** HoldRequest standInPid */
                     standInPid?: (number|null);
+
+                    /** HoldRequest commandAtLoss */
+                    commandAtLoss?: (string[]|null);
 
                     /** Unknown fields preserved while decoding when enabled */
                     $unknowns?: Uint8Array[];

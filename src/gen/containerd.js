@@ -499,6 +499,7 @@ export const caisson = $root.caisson = (() => {
             v1.HoldRequest = (function() {
 
                 const HoldRequest = function (properties) {
+                    this.commandAtLoss = [];
                     if (properties)
                         for (let keys = $Object.keys(properties), i = 0; i < keys.length; ++i)
                             if (properties[keys[i]] != null && keys[i] !== "__proto__")
@@ -508,6 +509,7 @@ export const caisson = $root.caisson = (() => {
                 HoldRequest.prototype.containerId = "";
                 HoldRequest.prototype.execId = "";
                 HoldRequest.prototype.standInPid = 0;
+                HoldRequest.prototype.commandAtLoss = $util.emptyArray;
 
                 HoldRequest.encode = function (message, writer, _depth) {
                     if (!writer)
@@ -522,6 +524,9 @@ export const caisson = $root.caisson = (() => {
                         writer.uint32(18).string(message.execId);
                     if (message.standInPid != null && $Object.hasOwnProperty.call(message, "standInPid") && message.standInPid !== 0)
                         writer.uint32(24).uint32(message.standInPid);
+                    if (message.commandAtLoss != null && message.commandAtLoss.length)
+                        for (let i = 0; i < message.commandAtLoss.length; ++i)
+                            writer.uint32(34).string(message.commandAtLoss[i]);
                     if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                         for (let i = 0; i < message.$unknowns.length; ++i)
                             writer.raw(message.$unknowns[i]);
@@ -580,6 +585,14 @@ export const caisson = $root.caisson = (() => {
                                     message.standInPid = value;
                                 else
                                     delete message.standInPid;
+                                continue;
+                            }
+                        case 4: {
+                                if (wireType !== 2)
+                                    break;
+                                if (!(message.commandAtLoss && message.commandAtLoss.length))
+                                    message.commandAtLoss = [];
+                                message.commandAtLoss.push(reader.stringVerify());
                                 continue;
                             }
                         }

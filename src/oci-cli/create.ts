@@ -39,7 +39,7 @@ export interface RunOptions extends CreateOptions {
 export async function create(host: Host, options: CreateOptions): Promise<number> {
   using relay = new SignalRelay();
   await using cleanup = new Cleanup();
-  const prepared = await prepare(host, options, { isDetached: true, cleanup });
+  const prepared = await prepare(host, options, { isDetached: true, isRemoved: false, cleanup });
   await createDetached(host, options, prepared, relay.aborted);
   cleanup.move();
   return 0;
@@ -48,8 +48,14 @@ export async function create(host: Host, options: CreateOptions): Promise<number
 /** `run`. In the foreground this process itself is the proxy, and the container goes when it ends. */
 export async function run(host: Host, options: RunOptions): Promise<number> {
   using relay = new SignalRelay();
+  // Closed last: the daemon takes it for our end.
+  await using connection = new Cleanup();
   await using cleanup = new Cleanup();
-  const prepared = await prepare(host, options, { isDetached: options.detached, cleanup });
+  const prepared = await prepare(host, options, {
+    isDetached: options.detached,
+    isRemoved: !options.detached && !options.keep,
+    cleanup,
+  });
   if (options.detached) {
     const address = await createDetached(host, options, prepared, relay.aborted);
     await using client = await TaskClient.connect(address, prepared.sandboxId);
@@ -58,7 +64,7 @@ export async function run(host: Host, options: RunOptions): Promise<number> {
     return 0;
   }
   const client = await connect(host, prepared, relay.aborted);
-  cleanup.defer("the connection to the daemon", () => client.connected[Symbol.asyncDispose]());
+  connection.defer("the connection to the daemon", () => client.connected[Symbol.asyncDispose]());
   const request = requestOf(host, prepared, client.address);
   const proxy = await createHere(client.connected, request, relay);
   cleanup.defer("the stdio", () => proxy[Symbol.dispose]());
@@ -81,13 +87,22 @@ interface Prepared {
   readonly paths: ContainerPaths;
   readonly terminal: TerminalKind;
   readonly files: HandedFiles;
+  /** It goes with this process. */
+  readonly isRemoved: boolean;
 }
 
 /** Everything up to the daemon: what cannot be done is said before anything is made. */
 async function prepare(
   host: Host,
   options: CreateOptions,
-  { isDetached, cleanup }: { readonly isDetached: boolean; readonly cleanup: Cleanup },
+  {
+    isDetached,
+    isRemoved,
+    cleanup,
+  }: Pick<Prepared, "isRemoved"> & {
+    readonly isDetached: boolean;
+    readonly cleanup: Cleanup;
+  },
 ): Promise<Prepared> {
   const { id } = options;
   requireRoot();
@@ -109,7 +124,7 @@ async function prepare(
     await noteSandbox(paths.shim, host.containers.sandboxName(sandboxContainerId).sandboxId);
   cleanup.defer("the daemon", () => deleteShim(shimOf(host, id)));
   const { sandboxId } = host.containers.sandboxName(id);
-  return { id, sandboxId, bundle, paths, terminal, files };
+  return { id, sandboxId, bundle, paths, terminal, files, isRemoved };
 }
 
 /** Returns the daemon's address. */
@@ -158,9 +173,16 @@ function requestOf(host: Host, prepared: Prepared, address: string, standInPid?:
   const standIn = standInPid === undefined ? undefined : { pid: standInPid, view: viewOf(bundle, netnsPath) };
   const descriptors = standInPid === undefined ? files.descriptors : proxyFds(files.descriptors.length);
   const { environment } = files;
-  const process = { tag: "init", bundle: bundle.path, standIn, descriptors, environment } as const;
+  const commandAtLoss = prepared.isRemoved ? removalOf(host, id) : [];
+  const own = { tag: "init", bundle: bundle.path, standIn, commandAtLoss } as const;
+  const process = { ...own, descriptors, environment };
   const notifySocket = notifySocketOf(host.environment, bundle.spec);
   return { address, sandboxId, terminal, ioDirectory: paths.io, notifySocket, process };
+}
+
+/** The command that removes a container whatever its state. */
+function removalOf({ ownArgv, containers }: Host, id: string): string[] {
+  return [...ownArgv, "--root", containers.root, "delete", "--force", id];
 }
 
 async function note(

@@ -1,16 +1,17 @@
-import { readdir, readFile } from "node:fs/promises";
+import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { constants } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
-import { ignoreCode, RuntimeError } from "../base/errors.ts";
+import { codeOf, ignoreCode, RuntimeError } from "../base/errors.ts";
 import { ignore } from "../base/files.ts";
 import { isAlive, type ProcessIdentity, signalProcess } from "../base/processes.ts";
 import { within } from "../base/scope.ts";
+import { formatConfig } from "../client/settings.ts";
 import { deleteShim } from "../client/shim-program.ts";
 import type { TaskClient } from "../client/task-client.ts";
 import { type Host, requireRoot, shimOf } from "./host.ts";
 import { probe } from "./probe.ts";
-import { doesNotExist } from "./store.ts";
+import { type ContainerRecord, doesNotExist } from "./store.ts";
 
 const { SIGKILL } = constants.signals;
 
@@ -22,7 +23,7 @@ const proxyTimeoutMs = 2_000;
 /** `delete`. With `force` whatever is left under the id goes, and nothing there is success. */
 export async function deleteContainer(host: Host, id: string, force: boolean): Promise<number> {
   requireRoot();
-  const record = await host.containers.find(id);
+  const record = await findRecord(host, id, force);
   if (record === undefined) {
     if (!force) throw doesNotExist();
     if (await host.containers.hasDirectory(id)) await endContainer(host, id, undefined);
@@ -43,6 +44,14 @@ export async function deleteContainer(host: Host, id: string, force: boolean): P
   if (status !== "stopped") await killFirst(client);
   await endContainer(host, id, client);
   return 0;
+}
+
+/** With `force` a record that cannot be read counts as none. */
+async function findRecord(host: Host, id: string, force: boolean): Promise<ContainerRecord | undefined> {
+  return await host.containers.find(id).catch((error: unknown) => {
+    if (force && codeOf(error) === "internal") return undefined;
+    throw error;
+  });
 }
 
 async function killFirst(client: TaskClient): Promise<void> {
@@ -79,7 +88,10 @@ export async function endContainer(host: Host, id: string, client: TaskClient | 
     }
     await client[Symbol.asyncDispose]();
   }
-  if (await hasShimDirectory(host, id)) await deleteShim(shimOf(host, id));
+  if (await wasStarted(host, id)) {
+    await mendForDelete(host, id);
+    await deleteShim(shimOf(host, id));
+  }
   await within(allGone(proxies), proxyTimeoutMs, undefined);
   for (const proxy of proxies) signalProcess(proxy, "SIGKILL");
   await host.containers.remove(id);
@@ -88,7 +100,7 @@ export async function endContainer(host: Host, id: string, client: TaskClient | 
 /** Those on the host that stand for the container's processes, its first one first; they may have ended. */
 export async function proxiesOf(host: Host, id: string): Promise<ProcessIdentity[]> {
   const { execs } = host.containers.paths(id);
-  const record = await host.containers.find(id);
+  const record = await findRecord(host, id, true);
   const names = ((await readdir(execs).catch(ignore("ENOENT"))) ?? []).filter((name) =>
     name.endsWith(".json"),
   );
@@ -97,10 +109,17 @@ export async function proxiesOf(host: Host, id: string): Promise<ProcessIdentity
   );
   return [
     ...(record === undefined ? [] : [record.proxy]),
-    ...noted
-      .filter((text) => text !== undefined && text !== "")
-      .map((text) => JSON.parse(text as string) as ProcessIdentity),
+    ...noted.map(identityIn).filter((identity) => identity !== undefined),
   ];
+}
+
+/** Undefined: the file went meanwhile, or was never written to its end. */
+function identityIn(text: string | undefined): ProcessIdentity | undefined {
+  try {
+    return JSON.parse(text ?? "") as ProcessIdentity;
+  } catch {
+    return undefined;
+  }
 }
 
 /** They are no children of ours, so their end can only be asked for. */
@@ -110,7 +129,16 @@ async function allGone(processes: readonly ProcessIdentity[]): Promise<void> {
   }
 }
 
-/** Without it nothing was started yet: a creation died just after it had taken the id. */
-async function hasShimDirectory(host: Host, id: string): Promise<boolean> {
-  return (await readdir(host.containers.paths(id).shim).catch(ignore("ENOENT"))) !== undefined;
+/** Without a directory for a daemon nothing was started yet: a creation died just after it had taken the id. */
+async function wasStarted(host: Host, id: string): Promise<boolean> {
+  const { shim } = host.containers.paths(id);
+  const names = await readdir(shim).catch(ignore("ENOENT"));
+  return names !== undefined || (await findRecord(host, id, true)) !== undefined;
+}
+
+/** Makes what the shim's delete needs and somebody has removed. */
+async function mendForDelete(host: Host, id: string): Promise<void> {
+  const { shim, config } = host.containers.paths(id);
+  await mkdir(shim, { recursive: true, mode: 0o700 });
+  await writeFile(config, formatConfig(host.config), { flag: "wx", mode: 0o600 }).catch(ignore("EEXIST"));
 }

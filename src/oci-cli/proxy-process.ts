@@ -43,6 +43,8 @@ export interface ProxyRequest {
         readonly descriptors: readonly number[];
         /** NAME=VALUE, in addition to the container's own. */
         readonly environment: readonly string[];
+        /** Removes the container when whoever stands for it is killed; empty: it stays. */
+        readonly commandAtLoss: readonly string[];
       }
     /** `spec`: an OCI `Process`. It is started, too. */
     | { readonly tag: "exec"; readonly execId: string; readonly spec: object };
@@ -186,7 +188,9 @@ export async function openProxy(client: TaskClient, request: ProxyRequest): Prom
     }
   };
   const standInPid = wanted.tag === "init" ? (wanted.standIn?.pid ?? 0) : 0;
-  const proxy = await ProcessProxy.open({ client, execId, standInPid, ioDirectory, terminal, register });
+  const commandAtLoss = wanted.tag === "init" ? wanted.commandAtLoss : [];
+  const own = { client, execId, standInPid, commandAtLoss };
+  const proxy = await ProcessProxy.open({ ...own, ioDirectory, terminal, register });
   if (request.notifySocket !== undefined)
     void relayNotifications(client, request.notifySocket, standInPid === 0 ? process.pid : standInPid);
   return proxy;

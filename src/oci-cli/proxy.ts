@@ -21,6 +21,8 @@ export interface ProxyOptions {
   readonly execId: string;
   /** 0: we stand for it ourselves. */
   readonly standInPid: number;
+  /** What the daemon runs when we are gone before the process has ended; empty: nothing. */
+  readonly commandAtLoss: readonly string[];
   /** Made for the FIFOs. */
   readonly ioDirectory: string;
   readonly terminal: TerminalKind;
@@ -51,7 +53,7 @@ export class ProcessProxy implements Disposable {
     this.#options = options;
     this.#io = io;
     this.#console = console;
-    client.hold(execId, options.standInPid).catch(() => {
+    client.hold(execId, options.standInPid, options.commandAtLoss).catch(() => {
       // The daemon died; the wait says so.
     });
     this.#exitCode = client.wait(execId).then(

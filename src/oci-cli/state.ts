@@ -1,5 +1,5 @@
 /** The commands that tell what there is: state, list, ps. */
-import { RuntimeError } from "../base/errors.ts";
+import { describe, RuntimeError } from "../base/errors.ts";
 import { exec } from "../base/exec.ts";
 import { isAlive } from "../base/processes.ts";
 import { proxiesOf } from "./delete.ts";
@@ -29,7 +29,9 @@ export async function state(host: Host, id: string): Promise<number> {
 export type ListFormat = "table" | "json" | "quiet";
 
 export async function list(host: Host, format: ListFormat): Promise<number> {
-  const records = await host.containers.list();
+  const records = await host.containers.list((id, error) => {
+    process.stderr.write(`load container ${id}: ${describe(error)}\n`);
+  });
   if (format === "quiet") {
     for (const { id } of records) process.stdout.write(`${id}\n`);
     return 0;
@@ -94,7 +96,7 @@ function table(documents: readonly StateDocument[]): string {
     ]),
   ];
   const minimum = 12;
-  const gap = 2;
+  const gap = 3;
   const widths = (rows[0] ?? []).map((_, column) =>
     Math.max(minimum, ...rows.map((row) => (row[column] ?? "").length + gap)),
   );

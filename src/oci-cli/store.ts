@@ -47,15 +47,15 @@ const maxIdBytes = 255;
 
 /** The containers of one `--root`. */
 export class ContainerStore {
-  readonly #root: string;
+  readonly root: string;
 
   constructor(root: string | undefined) {
-    this.#root = resolve(root ?? defaultRoot);
+    this.root = resolve(root ?? defaultRoot);
   }
 
   /** @throws invalid_argument */
   paths(containerId: string): ContainerPaths {
-    const directory = join(this.#root, checkContainerId(containerId));
+    const directory = join(this.root, checkContainerId(containerId));
     return {
       directory,
       record: join(directory, "state.json"),
@@ -67,14 +67,14 @@ export class ContainerStore {
   }
 
   sandboxName(containerId: string): SandboxName {
-    const namespace = this.#root === defaultRoot ? "oci" : `oci-${hash(this.#root, 12)}`;
+    const namespace = this.root === defaultRoot ? "oci" : `oci-${hash(this.root, 12)}`;
     return { namespace, sandboxId: sandboxIdOf(containerId) };
   }
 
   /** Makes the container's directory, and nobody else can have the id. @throws already_exists */
   async claim(containerId: string): Promise<ContainerPaths> {
     const paths = this.paths(containerId);
-    await mkdir(this.#root, { recursive: true, mode: 0o700 });
+    await mkdir(this.root, { recursive: true, mode: 0o700 });
     await mkdir(paths.directory, { mode: 0o700 }).catch((cause: unknown) => {
       if (systemErrorCode(cause) === "already_exists")
         throw new RuntimeError("already_exists", "container with given ID already exists");
@@ -87,7 +87,11 @@ export class ContainerStore {
     await writeFileAtomic(this.paths(record.id).record, JSON.stringify(record));
   }
 
-  /** Undefined when there is no such container, or none that was created to its end. */
+  /**
+   * Undefined when there is no such container, or none that was created to its end.
+   *
+   * @throws internal  what is noted of it cannot be understood
+   */
   async find(containerId: string): Promise<ContainerRecord | undefined> {
     const bytes = await readRegularFile(this.paths(containerId).record, maxRecordBytes).catch(
       (error: unknown) => {
@@ -95,8 +99,7 @@ export class ContainerStore {
         throw error;
       },
     );
-    // Written by ourselves, in one step.
-    return bytes === undefined ? undefined : (JSON.parse(bytes.toString("utf8")) as ContainerRecord);
+    return bytes === undefined ? undefined : parseRecord(bytes.toString("utf8"), containerId);
   }
 
   /** @throws not_found */
@@ -112,16 +115,34 @@ export class ContainerStore {
     return (await readdir(directory).catch(ignore("ENOENT"))) !== undefined;
   }
 
-  /** All containers that were created to the end, by name. */
-  async list(): Promise<ContainerRecord[]> {
-    const names = ((await readdir(this.#root).catch(ignore("ENOENT"))) ?? []).sort();
-    const records = await Promise.all(names.filter(isContainerId).map((name) => this.find(name)));
+  /** All containers that were created to the end, by name; `onUnreadable` is told of those that cannot be loaded. */
+  async list(onUnreadable: (id: string, error: unknown) => void): Promise<ContainerRecord[]> {
+    const names = ((await readdir(this.root).catch(ignore("ENOENT"))) ?? []).sort();
+    const load = (name: string) =>
+      this.find(name).catch((error: unknown) => {
+        onUnreadable(name, error);
+        return undefined;
+      });
+    const records = await Promise.all(names.filter(isContainerId).map(load));
     return records.filter((record) => record !== undefined);
   }
 
   /** Removes everything of a container from the disk; its daemon is gone. Idempotent. */
   async remove(containerId: string): Promise<void> {
     await removeTree(this.paths(containerId).directory);
+  }
+}
+
+/** It is written in one step: one that was cut is the host's doing. */
+function parseRecord(text: string, containerId: string): ContainerRecord {
+  try {
+    return JSON.parse(text) as ContainerRecord;
+  } catch (cause) {
+    throw new RuntimeError(
+      "internal",
+      `cannot read what is noted of container ${containerId}; "delete --force" removes it`,
+      { cause },
+    );
   }
 }
 

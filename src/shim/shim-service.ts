@@ -1,4 +1,6 @@
+import { spawn } from "node:child_process";
 import { ignoreCode, RuntimeError } from "../base/errors.ts";
+import { minimalEnvironment } from "../base/exec.ts";
 import { checkId } from "../base/ids.ts";
 import { abortable } from "../base/scope.ts";
 import type { Sandbox } from "../sandbox/model.ts";
@@ -8,6 +10,18 @@ import type { StartCaller } from "./note.ts";
 import type { shimMethods } from "./shim-api.ts";
 
 const sigkill = 9;
+
+/** It has our configuration, and a session of its own. */
+function runDetached([file, ...args]: readonly string[]): void {
+  if (file === undefined) return;
+  const { CAISSON_CONFIG = "" } = process.env;
+  const env = { ...minimalEnvironment, CAISSON_CONFIG };
+  const child = spawn(file, args, { cwd: "/", env, stdio: "ignore", detached: true });
+  child.on("error", () => {
+    // What it would have removed is there for a delete.
+  });
+  child.unref();
+}
 
 /** What our own programs ask of the daemon besides the task API. `note` notes who serves a container. */
 export function shimService(
@@ -39,7 +53,7 @@ export function shimService(
       return { texts: await container.notifications.take(over.signal) };
     },
 
-    async hold({ containerId, execId, standInPid }, { signal }) {
+    async hold({ containerId, execId, standInPid, commandAtLoss }, { signal }) {
       const process = sandbox.container(checkId("container id", containerId)).process(execId);
       // The namespaces that containers can share are those of the one that the sandbox was made for.
       const isSandboxes = containerId === sandbox.id && standInPid > 0;
@@ -49,6 +63,7 @@ export function shimService(
       } catch {
         // Whoever stood for it on the host is gone. One that has ended meanwhile, or was never started, needs nothing.
         await process.kill(sigkill, execId === "").catch(ignoreCode("not_found", "failed_precondition"));
+        runDetached(commandAtLoss);
       } finally {
         if (isSandboxes) sandbox.standIns.delete(standInPid);
       }
