@@ -22,6 +22,11 @@ export function throwStartFailure(error: unknown): never {
 export function startFailure(error: unknown): unknown {
   if (!(error instanceof RuntimeError)) return error;
   const text = describe(error);
+  const [, directory, reason] = /chdir `([^`]{1,4096})`: (.{1,200})/.exec(text) ?? [];
+  if (directory !== undefined) {
+    const words = `chdir to cwd (${JSON.stringify(directory)}) set in config.json failed: ${reason?.toLowerCase()}`;
+    return new RuntimeError(error.code, `unable to start container process: ${words}`, { cause: error });
+  }
   const rule = rules.find(({ pattern }) => pattern.test(text));
   if (rule === undefined) return error;
   // crun names the program in back-ticks, if at all.

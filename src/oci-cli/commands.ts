@@ -233,9 +233,10 @@ export const commands: readonly Command[] = [
     (name): Command => ({
       name,
       usage: "<container-id>",
-      text: "not supported: a microVM cannot be checkpointed yet",
+      text: "not supported: a microVM cannot be checkpointed or restored",
       flags: [],
       counts: [0, Number.POSITIVE_INFINITY],
+      needsContainer: name === "checkpoint",
       takesCommand: true,
       run: () => {
         throw notSupported(`${name}: a container in a microVM cannot be checkpointed or restored`);

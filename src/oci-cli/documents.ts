@@ -54,7 +54,7 @@ export function featuresDocument() {
     ociVersionMax: "1.2.0",
     hooks: ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
     mountOptions: words(`
-      async atime bind defaults dev diratime dirsync exec idmap iversion mand noatime nodev nodiratime noexec noiversion
+      async atime bind defaults dev diratime dirsync exec idmap mand noatime nodev nodiratime noexec
       nomand norelatime nostrictatime nosuid private rbind relatime remount ridmap ro rprivate rro rslave rw slave strictatime
       suid sync tmpcopyup
     `),

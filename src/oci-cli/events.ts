@@ -3,6 +3,7 @@ import { codeOf, RuntimeError } from "../base/errors.ts";
 import type { TaskClient } from "../client/task-client.ts";
 import { io } from "../gen/cgroups.js";
 import { type Int64, toBigInt } from "../gen/int64.ts";
+import { UsageError } from "./flags.ts";
 import type { Host } from "./host.ts";
 import { probe } from "./probe.ts";
 
@@ -45,7 +46,7 @@ export async function events(
   return 0;
 }
 
-/** Go's durations: "5s", "1m30s", "250ms". @throws invalid_argument */
+/** Go's durations: "5s", "1m30s", "250ms". @throws UsageError, invalid_argument (it is 0) */
 export function parseDuration(text: string): number {
   const units: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 };
   const parts = [...text.matchAll(/(\d+(?:\.\d+)?)(ms|s|m|h)/g)];
@@ -53,7 +54,11 @@ export function parseDuration(text: string): number {
     (sum, [, value, unit]) => sum + Number(value) * (units[unit ?? ""] ?? 0),
     0,
   );
-  if (parts.map(([part]) => part).join("") === text && milliseconds > 0) return milliseconds;
+  if (text !== "0" && (text === "" || parts.map(([part]) => part).join("") !== text))
+    throw new UsageError(
+      `invalid value ${JSON.stringify(text.slice(0, 40))} for flag -interval: parse error`,
+    );
+  if (milliseconds > 0) return milliseconds;
   throw new RuntimeError("invalid_argument", "duration interval must be greater than 0");
 }
 

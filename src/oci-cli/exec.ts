@@ -155,9 +155,11 @@ function changedUser(own: unknown, text: string | undefined, additionalGids: rea
   const before = (typeof own === "object" && own !== null ? own : {}) as Record<string, unknown>;
   const [, uid, gid] = /^(\d+)(?::(\d+))?$/.exec(text ?? "") ?? [];
   if (text !== undefined && uid === undefined) {
+    const [wrongUid = "", wrongGid = ""] = text.split(":");
+    const [word, kind] = /^\d+$/.test(wrongUid) ? [wrongGid, "gid"] : [wrongUid, "uid"];
     throw new RuntimeError(
       "invalid_argument",
-      `parsing ${JSON.stringify(text)} as user: expected UID[:GID] in numbers`,
+      `parsing ${word} as int for ${kind} failed: expected UID[:GID] in numbers`,
     );
   }
   const ownGids = Array.isArray(before["additionalGids"]) ? (before["additionalGids"] as number[]) : [];

@@ -9,6 +9,10 @@ test.for([
   },
   { said: "open executable: Permission denied", want: "exec: permission denied" },
   { said: "open executable: Operation not permitted", want: "exec: permission denied" },
+  {
+    said: 'Cannot start exec "e1" of container "c1": chdir `/nowhere`: No such file or directory',
+    want: 'unable to start container process: chdir to cwd ("/nowhere") set in config.json failed: no such file or directory',
+  },
   { said: "something else", want: "something else" },
 ])("startFailure(): $said", ({ said, want }) => {
   const error = startFailure(new RuntimeError("internal", said));

@@ -99,7 +99,8 @@ describe("changed()", () => {
   });
 
   test("a user's name is refused: the numbers are the caller's to find", () => {
-    expect(() => changed(own, { ...none, user: "root" })).toThrow('parsing "root" as user');
+    expect(() => changed(own, { ...none, user: "root" })).toThrow("parsing root as int for uid failed");
+    expect(() => changed(own, { ...none, user: "5:staff" })).toThrow("parsing staff as int for gid failed");
   });
 });
 
@@ -109,8 +110,11 @@ test.for([
   { text: "250ms", want: 250 },
 ])("parseDuration($text)", ({ text, want }) => expect(parseDuration(text)).toBe(want));
 
-test.for(["", "5", "0s", "s5", "5s x"])("parseDuration(%j) is refused", (text) => {
-  expect(() => parseDuration(text)).toThrow("must be greater than 0");
+test.for(["0", "0s", "0m0s"])("parseDuration(%j): an interval has a length", (text) => {
+  expect(() => parseDuration(text)).toThrow("duration interval must be greater than 0");
+});
+test.for(["", "5", "s5", "5s x"])("parseDuration(%j) is no duration, and a wrong command line", (text) => {
+  expect(() => parseDuration(text)).toThrow(UsageError);
 });
 
 describe("resourcesOf()", () => {
