@@ -25,6 +25,9 @@ const guestDevices: ReadonlySet<string> = new Set([
   "/dev/net/tun",
 ]);
 
+/** What a container of the host would open to use a PCI device: its IOMMU group, and the way to all of them. */
+const vfioPattern = /^\/dev\/vfio\/(?:(\d{1,9})|vfio)$/;
+
 const defaultMode = 0o660;
 
 /**
@@ -51,7 +54,7 @@ export function hasAllDevices(spec: Spec): boolean {
 export function blockDevices(spec: Spec): BlockDevice[] {
   if (hasAllDevices(spec)) return [];
   return (spec.linux?.devices ?? [])
-    .filter((device) => !guestDevices.has(device.path))
+    .filter(({ path }) => !guestDevices.has(path) && !vfioPattern.test(path))
     .map((device) => {
       const { path, type, major, minor } = device;
       if (type !== "b" || !isNumber(major) || !isNumber(minor)) throw refused(path);
@@ -65,6 +68,15 @@ export function blockDevices(spec: Spec): BlockDevice[] {
         gid: isNumber(device.gid) ? device.gid : 0,
       };
     });
+}
+
+/** The IOMMU groups whose PCI devices become the guest's, where its own kernel drives them. */
+export function vfioGroups(spec: Spec): number[] {
+  if (hasAllDevices(spec)) return [];
+  return (spec.linux?.devices ?? []).flatMap(({ path }) => {
+    const group = vfioPattern.exec(path)?.[1];
+    return group === undefined ? [] : [Number(group)];
+  });
 }
 
 /** The devices that the guest's runtime makes by itself. */

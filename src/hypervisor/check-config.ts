@@ -4,6 +4,7 @@ import type { VmConfig } from "./vm-config.ts";
 // QEMU's rule for ids (util/id.c) without its first letter, which our prefix brings. A block node's name has 31 characters.
 const idPattern = /^[A-Za-z0-9._-]{1,26}$/;
 const macPattern = /^[0-9a-f]{2}(:[0-9a-f]{2}){5}$/i;
+const pciAddressPattern = /^[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]$/;
 /** A serial number of virtio-blk has 20 bytes (virtio specification 1.2, 5.2.6); a disk's is its id. */
 const maxSerialBytes = 20;
 /** A virtio-fs tag has 36 bytes (virtio specification 1.2, 5.11.4). */
@@ -50,6 +51,10 @@ export function checkVmConfig(config: VmConfig): void {
     if (socketName.includes("/") || Buffer.byteLength(socketName) > maxSocketNameBytes) {
       fail(`the socket name ${JSON.stringify(socketName)} is not a short file name`);
     }
+  }
+  for (const { address } of config.hostDevices ?? []) {
+    if (!pciAddressPattern.test(address))
+      fail(`${JSON.stringify(address)} is no PCI address ("0000:65:00.0")`);
   }
   const texts = [
     sandboxId,

@@ -19,6 +19,8 @@ export interface VmConfig {
   readonly disks: readonly Disk[];
   readonly shares: readonly Share[];
   readonly nics: readonly Nic[];
+  /** PCI devices of the host that the guest gets as its own. */
+  readonly hostDevices?: readonly HostDevice[];
   readonly vsock: VsockDevice;
   /** Room for what the VM is given while it runs; undefined: it keeps what it boots with. */
   readonly growth?: Growth;
@@ -64,6 +66,14 @@ export interface Nic {
   readonly macAddress: string;
   /** File descriptor of an attached tap device (IFF_TAP | IFF_NO_PI | IFF_VNET_HDR); the caller closes its own copy. */
   readonly tapFd: number;
+}
+
+/** A PCI device of the host, bound to vfio-pci. */
+export interface HostDevice {
+  /** As the kernel writes it: "0000:65:00.0". */
+  readonly address: string;
+  /** Its IOMMU group, whose `/dev/vfio/<group>` the VMM opens. */
+  readonly group: number;
 }
 
 /** The device through which guest and host reach each other. */

@@ -1,5 +1,5 @@
 import type { GuestContainerRequest } from "../agent-client/agent-types.ts";
-import { type BlockDevice, blockDevices, hasAllDevices } from "../agent-client/guest-devices.ts";
+import { type BlockDevice, blockDevices, hasAllDevices, vfioGroups } from "../agent-client/guest-devices.ts";
 import { type BindSource, bindSources, type SharedBind } from "../agent-client/guest-mounts.ts";
 import { sharedNamespaces } from "../agent-client/guest-namespaces.ts";
 import { guestSpec, refuseUnsupported } from "../agent-client/guest-spec.ts";
@@ -14,6 +14,8 @@ export interface ContainerPlan {
   /** Shared by the host. */
   readonly binds: readonly BindSource[];
   readonly blockDevices: readonly BlockDevice[];
+  /** IOMMU groups of the host. */
+  readonly vfioGroups: readonly number[];
   /** Image of its root, a disk of the VM. */
   readonly rootImage: string | undefined;
   /** For the agent. `shared` are the `binds` in the share. */
@@ -51,6 +53,7 @@ export async function planContainer(spec: Spec, options: PlanOptions): Promise<C
     rootImage,
     binds: bindSources(whole, places),
     blockDevices: blockDevices(spec),
+    vfioGroups: vfioGroups(spec),
     guest: (shared) => {
       const sources = { places, shared };
       const translated = guestSpec(whole, { containerId, terminal, sources, sharedNamespaces: sharedTypes });

@@ -30,6 +30,7 @@ import { placeOfCgroup } from "./cgroup-path.ts";
 import { addGuestPhases, configureGuest } from "./configure-guest.ts";
 import { type GuestConnections, guestConnections } from "./connections.ts";
 import { findGuestFiles } from "./guest-files.ts";
+import { findHostDevices } from "./host-devices.ts";
 import type { HostState } from "./host-state.ts";
 import type { OpenGuestStream } from "./io.ts";
 import type { SandboxObserver } from "./observer.ts";
@@ -56,6 +57,8 @@ export interface VmRequest {
   /** Of the container that the sandbox is made for: size, network, hostname. */
   readonly spec: Spec;
   readonly blockDevices: readonly BlockDevice[];
+  /** IOMMU groups of the host whose PCI devices the guest gets; none without. */
+  readonly vfioGroups?: readonly number[];
   /** EROFS image of the root of that container. */
   readonly rootImage?: string | undefined;
   /** Nothing of the host's files will be seen in the VM: it gets no share, and no server for one. */
@@ -101,6 +104,7 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
       : undefined;
   const place = cgroupPlace(request);
   const volumes = await findBlockVolumes(request.blockDevices);
+  const hostDevices = await findHostDevices(request.vfioGroups ?? []);
   const host = await inspectHost();
   const accelerator = chooseAccelerator(config.accel, host);
   if (accelerator === "tcg")
@@ -161,6 +165,7 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
     ],
     shares: virtiofsd === undefined ? [] : [{ tag: shareTag, socketName: virtiofsSocketName }],
     nics: network.nics,
+    hostDevices,
     vsock: vsock.device,
     netnsPath: network.netnsPath,
   };

@@ -1,9 +1,10 @@
-import { readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { attachLoop, type Loop, withDevices } from "../support/loops.ts";
 import { createPod, type Pod, type PodContainer } from "../support/model-pod.ts";
 import { usesQ35 } from "../support/suite-settings.ts";
 
+const iommuGroups = "/sys/kernel/iommu_groups";
 let pod: Pod;
 let first: PodContainer;
 const loops: Loop[] = [];
@@ -74,3 +75,16 @@ test("a device that the host does not have is refused before a VM boots", async 
     message: expect.stringContaining("259:4000"),
   });
 });
+
+test.skipIf(existsSync(iommuGroups) && readdirSync(iommuGroups).length > 0)(
+  "a PCI device of the host is refused before a VM boots where the host has no IOMMU",
+  async () => {
+    await using other = createPod();
+    const devices = [{ path: "/dev/vfio/12", type: "c", major: 511, minor: 1 }];
+
+    await expect(other.start("", { linux: { devices } })).rejects.toMatchObject({
+      code: "failed_precondition",
+      message: expect.stringContaining("this host has no IOMMU"),
+    });
+  },
+);

@@ -76,6 +76,8 @@ export function planCloudHypervisor(
   { landlock }: { landlock: boolean },
 ): CloudHypervisorPlan {
   checkVmConfig(config);
+  if ((config.hostDevices ?? []).length > 0)
+    refuseVmConfig(config, 'it has PCI devices of the host, which takes QEMU\'s machine "q35"');
   if (config.accelerator !== "kvm") refuseVmConfig(config, "Cloud Hypervisor runs with KVM only");
   if (config.vsock.tag !== "hybrid") refuseVmConfig(config, "Cloud Hypervisor serves the vsock itself");
   const files: VmFile[] = [];

@@ -9,6 +9,8 @@ import type { VmConfig } from "../vm-config.ts";
 export function checkQemuConfig(config: VmConfig): void {
   checkVmConfig(config);
   if (config.vsock.tag === "hybrid") refuseVmConfig(config, "QEMU has no vsock of its own");
+  if (config.machine !== "q35" && (config.hostDevices ?? []).length > 0)
+    refuseVmConfig(config, 'it has PCI devices of the host, which takes the machine "q35"');
   checkSlots(config);
   if (config.growth !== undefined && (config.machine !== "q35" || !config.kernel.acpi))
     refuseVmConfig(config, "it shall grow, which takes the machine q35 and a kernel with ACPI");

@@ -1,3 +1,4 @@
+import { stat } from "node:fs/promises";
 import { Cleanup } from "../../base/cleanup.ts";
 import type { Daemon } from "../../base/daemon.ts";
 import { RuntimeError } from "../../base/errors.ts";
@@ -45,7 +46,7 @@ async function boot(programs: QemuPrograms, config: VmConfig, options: BootOptio
   await using program = await openProgram("QEMU", programs.qemuPath, qemuAdvice);
   await using files = new Cleanup();
   const fds = await openFds(plan.fds, files);
-  const groups = await kvmGroups(config);
+  const groups = [...(await kvmGroups(config)), ...(await vfioGroupIds(config))];
 
   await using cleanup = new Cleanup();
   const helpers = await startHelpers(programs, config, { ...options, signal }, cleanup);
@@ -149,6 +150,21 @@ async function kvmGroups({ accelerator }: VmConfig): Promise<number[]> {
   if (accelerator === "tcg") return [];
   const device = await inspectKvmDevice();
   return device.tag === "group" ? [device.gid] : [];
+}
+
+/** The groups that let QEMU open the host's devices. @throws permission_denied  root alone may */
+async function vfioGroupIds({ hostDevices = [] }: VmConfig): Promise<number[]> {
+  const nodes = new Set(hostDevices.map(({ group }) => `/dev/vfio/${group}`));
+  return await Promise.all(
+    [...nodes].map(async (path) => {
+      const { mode, gid } = await stat(path);
+      if ((mode & 0o060) === 0o060 && gid !== 0) return gid;
+      throw new RuntimeError(
+        "permission_denied",
+        `Cannot give "${path}" to a VM: VMs do not run as root; give it to a group ("chgrp vfio ${path} && chmod 0660 ${path}", or a rule of udev)`,
+      );
+    }),
+  );
 }
 
 interface FailedStart {

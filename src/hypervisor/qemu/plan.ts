@@ -59,6 +59,7 @@ export function planQemu(config: VmConfig): QemuPlan {
     ...config.shares.map((share, index) => shareArgs(config, share, index)),
     ...config.nics.map((nic) => nicArgs(config, nic, inherit)),
     randomness(config),
+    ...(config.hostDevices ?? []).map(({ address }) => ["-device", option("vfio-pci", { host: address })]),
     growthArgs(config),
   ].flat();
   return { args, fds };

@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { blockDevices, hasAllDevices } from "../../../src/agent-client/guest-devices.ts";
+import { blockDevices, hasAllDevices, vfioGroups } from "../../../src/agent-client/guest-devices.ts";
 import type { Spec } from "../../../src/oci/spec.ts";
 
 function make(devices: readonly object[], rules: readonly object[] | undefined): Spec {
@@ -28,6 +28,16 @@ test("a block device with its numbers, permissions and owner", () => {
     { path: "/dev/data", major: 7, minor: 3, readOnly: false, fileMode: 0o600, uid: 5, gid: 6 },
     { path: "/dev/x", major: 8, minor: 0, readOnly: true, fileMode: 0o660, uid: 0, gid: 0 },
   ]);
+});
+
+test("PCI devices by their IOMMU groups, which are no devices of the container", () => {
+  const vfio = ["/dev/vfio/vfio", "/dev/vfio/12", "/dev/vfio/3"].map((path) => ({ path, type: "c" }));
+
+  expect(vfioGroups(make([...vfio, disk], undefined))).toEqual([12, 3]);
+  expect(blockDevices(make(vfio, undefined))).toEqual([]);
+  expect(() => blockDevices(make([{ path: "/dev/vfio/12/../x", type: "c" }], undefined))).toThrow(
+    /cannot be given/,
+  );
 });
 
 test.each([

@@ -114,6 +114,16 @@ test("planQemu(): q35 with room to grow has places for CPUs, memory that is not 
   );
 });
 
+test("planQemu(): PCI devices of the host by their addresses, on q35 only", () => {
+  const hostDevices = [{ address: "0000:65:00.1", group: 12 }];
+
+  expect(planQemu({ ...base, machine: "q35", hostDevices }).args).toContain("vfio-pci,host=0000:65:00.1");
+  expect(() => planQemu({ ...base, hostDevices })).toThrow(/takes the machine "q35"/);
+  expect(() =>
+    planQemu({ ...base, machine: "q35", hostDevices: [{ address: "65:00.1,x=y", group: 12 }] }),
+  ).toThrow(/is no PCI address/);
+});
+
 test("planQemu(): q35 at its largest size gets no more memory, and microvm cannot grow", () => {
   const growth = { maxVcpus: 1, maxMemoryMiB: 256 };
 
