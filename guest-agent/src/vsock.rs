@@ -28,6 +28,10 @@ pub const WRITE_LIMIT: usize = 32 * 1024;
 /// Pause between attempts to write to a peer that has half-closed and makes no room.
 const HALF_CLOSED_PAUSE: Duration = Duration::from_secs(1);
 
+// linux/vm_sockets.h
+const SO_VM_SOCKETS_BUFFER_SIZE: libc::c_int = 0;
+const SO_VM_SOCKETS_BUFFER_MAX_SIZE: libc::c_int = 2;
+
 const FLAGS: SockFlag = SockFlag::SOCK_NONBLOCK.union(SockFlag::SOCK_CLOEXEC);
 
 /// A listening port.
@@ -142,6 +146,44 @@ impl Stream {
         Ok(())
     }
 
+    /// Reads what there is once there is something. After a read that has found less than it had room for, or nothing, that is: as
+    /// much as [`Stream::set_low_water`] says.
+    pub async fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let mut guard = self.0.readable().await?;
+            let count = match read(&self.0, buffer) {
+                Err(error) if error.kind() == Interrupted => continue,
+                Err(error) if error.kind() == WouldBlock => None,
+                other => Some(other?),
+            };
+            // Less than there was room for: whatever comes from here on is a new event.
+            if count.is_none_or(|count| count < buffer.len()) {
+                guard.clear_ready();
+            }
+            if let Some(count) = count {
+                return Ok(count);
+            }
+        }
+    }
+
+    /// Reads what there is, without waiting.
+    pub fn receive_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        read(&self.0, buffer)
+    }
+
+    /// How many bytes the host may send before somebody has read them.
+    pub fn set_room(&self, bytes: u64) -> io::Result<()> {
+        for option in [SO_VM_SOCKETS_BUFFER_MAX_SIZE, SO_VM_SOCKETS_BUFFER_SIZE] {
+            set_option(&self.0, libc::AF_VSOCK, option, &bytes)?;
+        }
+        Ok(())
+    }
+
+    /// How many bytes have to be there for a new event, the end apart. Kernels before 6.1 refuse it.
+    pub fn set_low_water(&self, bytes: libc::c_int) -> io::Result<()> {
+        set_option(&self.0, libc::SOL_SOCKET, libc::SO_RCVLOWAT, &bytes)
+    }
+
     /// Returns when the peer has ended its direction.
     async fn peer_ended(&self) -> io::Result<()> {
         read_closed(&self.0).await
@@ -172,6 +214,20 @@ async fn read_closed(fd: &AsyncFd<OwnedFd>) -> io::Result<()> {
         }
         guard.clear_ready();
     }
+}
+
+fn read(fd: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> io::Result<usize> {
+    Ok(nix::unistd::read(fd.get_ref(), buffer)?)
+}
+
+fn set_option<T: Copy>(fd: &AsyncFd<OwnedFd>, level: libc::c_int, option: libc::c_int, value: &T) -> io::Result<()> {
+    let size = libc::socklen_t::try_from(size_of::<T>()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: the pointer is to a value of this size, which the kernel only reads.
+    let result = unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, std::ptr::from_ref(value).cast(), size) };
+    if result == 0 {
+        return Ok(());
+    }
+    Err(io::Error::last_os_error())
 }
 
 fn write(fd: &AsyncFd<OwnedFd>, data: &[u8]) -> io::Result<usize> {

@@ -29,10 +29,12 @@ export function dialGuest(guest: GuestAddress, port: number, signal: AbortSignal
 export const streamPort = 1025;
 
 const maxLineBytes = 256;
+/** What may wait to be sent to the guest before a writer is told to wait. */
+const writeBufferBytes = 256 * 1024;
 
 /** Connects to a port of the guest. Bytes that arrive right behind the handshake are kept. */
 export async function dialVsock(path: string, port: number, signal: AbortSignal): Promise<Socket> {
-  const socket = connect(path);
+  const socket = connect(connectOptions(path));
   try {
     await handshake(socket, port, signal);
     return socket;
@@ -40,6 +42,11 @@ export async function dialVsock(path: string, port: number, signal: AbortSignal)
     socket.destroy();
     throw error;
   }
+}
+
+/** The type does not know that the options of streams are taken, too. */
+function connectOptions(path: string) {
+  return { path, highWaterMark: writeBufferBytes };
 }
 
 /** Does the `CONNECT` handshake on a socket that is connected or connecting. */

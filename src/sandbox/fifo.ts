@@ -16,6 +16,9 @@ const { O_RDONLY, O_WRONLY, O_NONBLOCK, O_NOFOLLOW, O_APPEND, O_CREAT } = consta
 /** How often we look whether the reader of a FIFO has come; FIFOs do not announce it (fifo(7)). */
 const readerRetryMs = 5;
 
+/** What may wait to be written before the source is paused. */
+const writeBufferBytes = 256 * 1024;
+
 export interface Input {
   /** Emits what the clients write; ends when we have let go (`release`) and every writer has closed. */
   readonly stream: Readable;
@@ -163,9 +166,7 @@ function cannotOpen(path: string, cause: unknown): RuntimeError {
 function asOutput(writer: number, hold: number | undefined): Output {
   const isFifo = hold !== undefined;
   // A socket writes to a FIFO without occupying a thread; files and devices have no readiness to wait for.
-  const stream: Writable = isFifo
-    ? new Socket({ fd: writer, readable: false, writable: true })
-    : createWriteStream("", { fd: writer });
+  const stream: Writable = isFifo ? new Socket(fifoOptions(writer)) : createWriteStream("", { fd: writer });
   const closed = new Promise<void>((resolve) => stream.once("close", () => resolve()));
   stream.on("error", () => {
     // The destination is gone (file system full, device removed): the process goes on, its output is dropped.
@@ -184,4 +185,9 @@ function asOutput(writer: number, hold: number | undefined): Output {
     },
     close: () => stream.destroy(),
   };
+}
+
+/** The type does not know that the options of streams are taken, too. */
+function fifoOptions(fd: number) {
+  return { fd, readable: false, writable: true, highWaterMark: writeBufferBytes };
 }

@@ -187,10 +187,14 @@ function copyOutput(
   destination.on("drain", () => source.resume());
   destination.once("close", () => source.resume());
   source.on("data", (chunk: Buffer) => {
+    // One system call for all payloads of the chunk.
+    destination.cork();
     try {
       decoder.push(chunk);
     } catch (error) {
       source.destroy(asError(error));
+    } finally {
+      destination.uncork();
     }
   });
   source.on("error", failed);
@@ -214,7 +218,9 @@ function copyInput(
   source.on("data", (chunk: Buffer) => {
     count(chunk.length);
     let more = true;
+    destination.cork();
     for (const frame of encodeFrames(chunk)) more = destination.write(frame);
+    destination.uncork();
     if (!more) source.pause();
   });
   destination.on("drain", () => source.resume());

@@ -61,6 +61,29 @@ mod vsock {
         pub async fn readable(&self) -> io::Result<()> {
             self.0.readable().await
         }
+
+        pub async fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+            loop {
+                self.0.readable().await?;
+                match self.0.try_read(buffer) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    received => return received,
+                }
+            }
+        }
+
+        pub fn receive_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.0.try_read(buffer)
+        }
+
+        pub fn set_room(&self, _bytes: u64) -> io::Result<()> {
+            Ok(())
+        }
+
+        /// As a kernel that does not know it.
+        pub fn set_low_water(&self, _bytes: i32) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
     }
 
     impl AsyncRead for Stream {

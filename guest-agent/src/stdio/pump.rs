@@ -18,7 +18,12 @@ use super::outgoing::{Found, Outgoing};
 use crate::vsock::Stream;
 
 /// Most bytes of stdin held at once.
-const INPUT_LIMIT: usize = 128 * 1024;
+const INPUT_LIMIT: usize = 256 * 1024;
+/// What a busy stdin waits for: fewer bytes are not worth a turn of the process.
+const INPUT_MUCH: i32 = 64 * 1024;
+/// Bytes of stdin that the host may send before we read them. The kernel tells the host of new room when little is left: the more
+/// there is, the less often the host stops.
+const INPUT_ROOM: u64 = 1024 * 1024;
 /// First buffer of an idle stdin.
 const INPUT_FIRST: usize = 16 * 1024;
 /// Time that the host gets to close a stream whose end it has been sent. Closing first could drop what the vsock
@@ -26,7 +31,7 @@ const INPUT_FIRST: usize = 16 * 1024;
 const CLOSE_LIMIT: Duration = Duration::from_secs(60);
 
 /// A stream that has data again so soon is busy: its writer makes many small pieces. After it, the buffer is given back.
-const BUSY: Duration = Duration::from_millis(3);
+const BUSY: Duration = Duration::from_millis(100);
 /// Time that a busy writer gets to make more, so that frames become large. Each frame costs an exit of the virtual
 /// machine, whatever its size; an interactive stream is never delayed.
 const GATHER: Duration = Duration::from_millis(1);
@@ -116,31 +121,82 @@ pub async fn input(sink: AsyncFd<OwnedFd>, stream: Stream) {
     }
 }
 
-async fn receive(sink: &AsyncFd<OwnedFd>, mut stream: Stream) -> io::Result<()> {
+async fn receive(sink: &AsyncFd<OwnedFd>, stream: Stream) -> io::Result<()> {
+    // Best effort: with less room the host stops more often.
+    let _ = stream.set_room(INPUT_ROOM);
     let mut incoming = Incoming::default();
-    let mut buffer = Vec::new();
+    let mut input = Input::default();
     loop {
-        if buffer.is_empty() {
-            stream.readable().await?;
-            buffer.resize(INPUT_FIRST, 0);
-        } else if timeout(BUSY, stream.readable()).await.is_err() {
-            buffer = Vec::new();
-            continue;
-        } else {
-            tokio::time::sleep(GATHER).await;
-        }
-        let count = stream.read(&mut buffer).await?;
-        if count == 0 {
+        let received = input.receive(&stream).await?;
+        if received.is_empty() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let mut payloads = Vec::new();
-        let ended = incoming.cut(&buffer[..count], &mut payloads);
+        let ended = incoming.cut(received, &mut payloads);
         write_all(sink, &mut payloads).await?;
         if ended? {
             return Ok(());
         }
-        if count == buffer.len() {
-            buffer.resize(INPUT_LIMIT, 0);
+    }
+}
+
+/// What has come of a stdin. It holds memory while the stream is busy.
+#[derive(Default)]
+struct Input {
+    buffer: Vec<u8>,
+    /// The last read has filled the buffer.
+    was_full: bool,
+}
+
+impl Input {
+    /// Waits for more and returns it; nothing: the connection has ended.
+    async fn receive(&mut self, stream: &Stream) -> io::Result<&[u8]> {
+        let count = match self.receive_busy(stream).await {
+            Some(count) => count?,
+            None => {
+                self.buffer = Vec::new();
+                stream.readable().await?;
+                self.buffer.resize(INPUT_FIRST, 0);
+                stream.receive(&mut self.buffer).await?
+            }
+        };
+        self.was_full = count == self.buffer.len();
+        if self.was_full && count < INPUT_LIMIT {
+            let received = std::mem::replace(&mut self.buffer, vec![0; INPUT_LIMIT]);
+            self.buffer[..count].copy_from_slice(&received);
+        }
+        Ok(&self.buffer[..count])
+    }
+
+    /// The same of a stream that has had data a moment ago: waits for much first. `None`: it is idle.
+    async fn receive_busy(&mut self, stream: &Stream) -> Option<io::Result<usize>> {
+        if self.buffer.is_empty() {
+            return None;
+        }
+        if self.was_full
+            && let Some(received) = self.receive_now(stream)
+        {
+            return Some(received);
+        }
+        let gathers = stream.set_low_water(INPUT_MUCH).is_ok();
+        if !gathers {
+            tokio::time::sleep(GATHER).await;
+        } else if let Ok(received) = timeout(GATHER, stream.receive(&mut self.buffer)).await {
+            return Some(received);
+        }
+        // Refused at most by a kernel that has refused the other one.
+        let _ = stream.set_low_water(1);
+        match self.receive_now(stream) {
+            Some(received) => Some(received),
+            None => timeout(BUSY, stream.receive(&mut self.buffer)).await.ok(),
+        }
+    }
+
+    /// What is there already; `None`: nothing.
+    fn receive_now(&mut self, stream: &Stream) -> Option<io::Result<usize>> {
+        match stream.receive_now(&mut self.buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            received => Some(received),
         }
     }
 }

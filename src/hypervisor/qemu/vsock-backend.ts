@@ -15,6 +15,8 @@ export const vsockBackendSocketName = "vhost-vsock.sock";
 
 /** Any number from 3 does (0 to 2 are reserved): every VM has a backend of its own, so no other guest is in sight. */
 const guestCid = 3;
+/** What the guest may send before the host has read: with less it stops more often, with much more the backend stalls. */
+const txBufferBytes = 256 * 1024;
 const startTimeoutMs = 10_000;
 const name = "vhost-device-vsock";
 
@@ -31,7 +33,12 @@ export interface VsockBackend extends AsyncDisposable {
 
 /** The arguments of vhost-device-vsock; paths are relative to the VM's directory, so that they fit into a socket address. */
 function planVsockBackend(): string[] {
-  return [`--guest-cid=${guestCid}`, `--socket=${vsockBackendSocketName}`, `--uds-path=${vsockSocketName}`];
+  return [
+    `--guest-cid=${guestCid}`,
+    `--socket=${vsockBackendSocketName}`,
+    `--uds-path=${vsockSocketName}`,
+    `--tx-buffer-size=${txBufferBytes}`,
+  ];
 }
 
 /**
