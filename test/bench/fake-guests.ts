@@ -25,14 +25,26 @@ export async function startFakeGuests(dir: TempDir): Promise<FakeGuests> {
   });
   const failures: unknown[] = [];
   const vms = new Map<string, Socket>();
+  const shares = new Map<string, PromiseWithResolvers<void>>();
+  const shareOf = (directory: string) => {
+    const known = shares.get(directory) ?? Promise.withResolvers<void>();
+    shares.set(directory, known);
+    return known;
+  };
   const onLine = async (kind: string, directory: string, socket: Socket) => {
-    if (kind === "backend") {
-      const powerOff = () => void vms.get(directory)?.destroy();
-      agents.set(directory, await startAgent(join(directory, "vsock"), powerOff));
-      socket.write("ready\n");
-    } else {
-      vms.set(directory, socket);
-      await agents.get(directory)?.sayReady();
+    switch (kind) {
+      case "virtiofsd":
+        return shareOf(directory).resolve();
+      case "backend": {
+        const powerOff = () => void vms.get(directory)?.destroy();
+        agents.set(directory, await startAgent(join(directory, "vsock"), powerOff));
+        return void socket.write("ready\n");
+      }
+      case "qemu":
+        vms.set(directory, socket);
+        await shareOf(directory).promise;
+        socket.write("ready\n");
+        await agents.get(directory)?.sayReady();
     }
   };
   const server = createServer((socket) => {
@@ -55,7 +67,7 @@ export async function startFakeGuests(dir: TempDir): Promise<FakeGuests> {
   const settings = [
     ["qemu_path", program("qemu", qemu)],
     ["vhost_device_vsock_path", program("vhost-device-vsock", backend)],
-    ["virtiofsd_path", program("virtiofsd", "sleep 100000;")],
+    ["virtiofsd_path", program("virtiofsd", virtiofsd)],
   ];
   const owned = cleanup.move();
   return {
@@ -87,15 +99,35 @@ async function startAgent(path: string, powerOff: () => void) {
   return agent;
 }
 
-const report = (kind: string) => `
-socket(my $peer, PF_UNIX, SOCK_STREAM, 0) or die;
-connect($peer, sockaddr_un($guests)) or die "connect: $!";
+const connectToGuests = `
 use Cwd;
-syswrite($peer, "${kind} " . getcwd() . "\\n");`;
+socket(my $peer, PF_UNIX, SOCK_STREAM, 0) or die;
+connect($peer, sockaddr_un($guests)) or die "connect: $!";`;
+
+/** Says who it is and waits for the answer. */
+const report = (kind: string) => `${connectToGuests}
+syswrite($peer, "${kind} " . getcwd() . "\\n");
+sysread($peer, my $answer, 16) or die "no answer";`;
+
+/** Has the share as its root in a mount namespace of its own, as the real one. The numbers are those of x86-64's system calls. */
+const virtiofsd = `${connectToGuests}
+my ($share) = map { /^--shared-dir=(.*)/ ? $1 : () } @ARGV;
+my ($none, $here, $root) = ("none", ".", "/");
+my ($unshare, $mount, $pivot, $umount) = (272, 165, 155, 166);
+my ($new_namespace, $slave, $bind, $detach) = (0x20000, 0x84000, 0x5000, 2);
+my $directory = getcwd();
+syscall($unshare, $new_namespace) == 0 or die "unshare: $!";
+syscall($mount, $none, $root, $none, $slave, 0) == 0 or die "slave: $!";
+syscall($mount, $share, $share, $none, $bind, 0) == 0 or die "bind: $!";
+chdir $share or die "chdir: $!";
+syscall($pivot, $here, $here) == 0 or die "pivot_root: $!";
+syscall($umount, $here, $detach) == 0 or die "umount: $!";
+chdir "/";
+syswrite($peer, "virtiofsd $directory\\n");
+sleep 100000;`;
 
 /** Listens where QEMU would connect, once the agent listens where the daemon will. */
 const backend = `${report("backend")}
-sysread($peer, my $answer, 16) or die "no agent";
 my ($path) = map { /^--socket=(.*)/ ? $1 : () } @ARGV;
 socket(my $listener, PF_UNIX, SOCK_STREAM, 0) or die;
 bind($listener, sockaddr_un($path)) or die "bind: $!";
