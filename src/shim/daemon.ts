@@ -24,6 +24,7 @@ import { shimService } from "./shim-service.ts";
 import { type Serve, start } from "./start.ts";
 import { taskMethods, taskServiceNames } from "./task-api.ts";
 import { taskService } from "./task-service.ts";
+import { trimOnceSettled } from "./trim.ts";
 
 /** Longest times at the end: for the VM, for events, for answers on their way. */
 const closeSandboxTimeoutMs = 3000;
@@ -80,6 +81,7 @@ export async function runDaemon(flags: Flags, parts: ShimParts): Promise<void> {
     if (isServing && isKnown) {
       assembled?.openMetrics();
       assembled?.log.info({ id: flags.id, pid: process.pid }, "daemon serves");
+      trimOnceSettled();
       return;
     }
   } catch (error) {

@@ -16,7 +16,8 @@ import { quantileOf } from "./statistics.ts";
 /** As many as a node has at most; CAISSON_BENCH_RUNS of 1 or 2, for a quick look, has fewer. */
 const daemons = 200;
 const fewDaemons = 20;
-const settleMs = 3_000;
+/** Until a daemon has given back what its start has left. */
+const settleMs = 12_000;
 
 /**
  * Daemons of sandboxes that run at the same time, each started and stopped as containerd does it, with a fake VM and agent: what

@@ -10,7 +10,7 @@ import { makeRow } from "./rows.ts";
 const sandboxes = 10;
 const group = `memory of an idle sandbox, one of ${sandboxes}`;
 /** Until what a start has left to do in the background is done, and the agent was asked how it is. */
-const settleMs = 5_000;
+const settleMs = 15_000;
 
 /**
  * Proportional set size of a sandbox's processes, each with its children, while its container sleeps, as one of ten: what they
