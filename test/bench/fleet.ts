@@ -45,9 +45,9 @@ export const fleet: Benchmark = {
       const bundle = pod.bundle(String(number), ["sleep", "100000"]);
       const path = buildPath("bin/containerd-shim-caisson-v2");
       const shim = { path, namespace: pod.dir.token, containerId, bundle, config };
-      const member = await startMember(shim, stateDirectory, bench);
-      // Whatever state it is in.
+      // In whatever state it is then.
       started.defer(async () => void (await deleteShim(shim)));
+      const member = await startMember(shim, stateDirectory, bench);
       started.use(member.task);
       members.push(member);
       starts.push(member.startMs);
