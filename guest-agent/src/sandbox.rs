@@ -39,7 +39,7 @@ pub struct Sandbox {
     storages: Mutex<BTreeSet<String>>,
 }
 
-/// A sandbox is configured once; a failed attempt is final.
+/// A sandbox is configured before it has containers, once or again; a failed attempt is final.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Fresh,
@@ -63,13 +63,19 @@ impl Sandbox {
         }
     }
 
-    /// Begins the one configuration.
+    /// Begins a configuration: the first, or another one of a sandbox that is to be somebody else's and has no containers.
     pub fn begin_configuration(&self) -> Result<()> {
+        let containers = lock(&self.containers);
         let mut phase = lock(&self.phase);
-        if *phase != Phase::Fresh {
-            return Err(Error::FailedPrecondition(
-                "Cannot configure the sandbox: it has been configured before".into(),
-            ));
+        let refused = match *phase {
+            Phase::Fresh => None,
+            Phase::Configuring => Some("it is being configured, or that has failed"),
+            Phase::Configured { .. } => (!containers.is_empty()).then_some("it has containers"),
+        };
+        if let Some(fact) = refused {
+            return Err(Error::FailedPrecondition(format!(
+                "Cannot configure the sandbox: {fact}"
+            )));
         }
         *phase = Phase::Configuring;
         Ok(())

@@ -35,12 +35,15 @@ impl Install {
         self.root.join("lib").join(name)
     }
 
+    /// The shim's program for Node.
+    pub fn program(&self) -> PathBuf {
+        self.library("containerd-shim-caisson-v2.js")
+    }
+
     /// Node with the shim's program, without what the caller's environment says to Node.
     pub fn node(&self) -> Command {
         let mut command = Command::new(self.root.join("libexec/node"));
-        command
-            .args(NODE_FLAGS)
-            .arg(self.library("containerd-shim-caisson-v2.js"));
+        command.args(NODE_FLAGS).arg(self.program());
         for (name, _) in env::vars_os() {
             if name.as_encoded_bytes().starts_with(b"NODE_") {
                 command.env_remove(name);

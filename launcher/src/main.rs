@@ -6,6 +6,7 @@ mod delete;
 mod flags;
 mod install;
 mod messages;
+mod pool;
 mod sandbox;
 mod start;
 

@@ -16,10 +16,12 @@ use crate::daemon_call::Daemon;
 use crate::flags::Flags;
 use crate::install::Install;
 use crate::messages::{AttachRequest, AttachResponse, BootstrapParams};
+use crate::pool;
 use crate::sandbox::{group_of, is_id, socket_path};
 
 const MOST_STDIN_BYTES: u64 = 10 * 1024 * 1024;
-const MOST_REPLY_BYTES: u64 = 1024 * 1024;
+/// Longest reply of a daemon.
+pub const MOST_REPLY_BYTES: u64 = 1024 * 1024;
 const ATTACH_LIMIT: Duration = Duration::from_secs(5);
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// The daemon's end of the connection with us.
@@ -33,6 +35,9 @@ pub fn start(flags: &Flags, arguments: &[String], install: &Install) -> Result<V
         bundle => bundle.into(),
     };
     if let Some(answer) = attach(flags, &bundle, &stdin, install) {
+        return Ok(answer);
+    }
+    if let Some(answer) = pool::take(arguments, &bundle, &stdin, install) {
         return Ok(answer);
     }
     spawn_daemon(arguments, &bundle, &stdin, install)
@@ -83,9 +88,19 @@ fn attach(flags: &Flags, bundle: &Path, stdin: &[u8], install: &Install) -> Opti
 /// The daemon's word on how it has come up; see src/shim/handshake.ts.
 #[derive(Deserialize)]
 #[serde(tag = "tag", rename_all = "lowercase")]
-enum Reply {
-    Ready { answer: String },
-    Failed { message: String },
+pub enum Reply {
+    /// It serves.
+    Ready {
+        /// What to print, in hex.
+        answer: String,
+    },
+    /// It does not.
+    Failed {
+        /// Why.
+        message: String,
+    },
+    /// It waits with a VM that does not suit, or has just been taken.
+    Declined,
 }
 
 /// Runs Node as the daemon, in a session of its own and without our stdio (containerd waits until the last holder of that has
@@ -118,7 +133,7 @@ fn spawn_daemon(arguments: &[String], bundle: &Path, stdin: &[u8], install: &Ins
             Ok(answer)
         }
         Ok(Some(Reply::Failed { message })) => Err(message),
-        Ok(None) => Err(cannot(format!("it ended before it served ({})", end_of(&mut child)))),
+        Ok(Some(Reply::Declined) | None) => Err(cannot(format!("it ended before it served ({})", end_of(&mut child)))),
         Err(error) => {
             let _ = child.kill();
             Err(cannot(format!(
@@ -159,11 +174,13 @@ fn end_of(child: &mut Child) -> String {
         .map_or_else(|error| error.to_string(), |status| status.to_string())
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Two digits for each byte.
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn unhex(text: &str) -> Option<Vec<u8>> {
+/// The bytes that `hex` has written.
+pub fn unhex(text: &str) -> Option<Vec<u8>> {
     let digits: Vec<u8> = text
         .chars()
         .map(|digit| u8::try_from(digit.to_digit(16)?).ok())

@@ -55,6 +55,10 @@ export interface Config {
   readonly logLevel: "error" | "warn" | "info" | "debug";
   /** Adds `caisson.log=debug` to the guest's command line and keeps the console in the log. */
   readonly debugGuest: boolean;
+  /** How many VMs the pool keeps ready; 0: there is none. At most 64. */
+  readonly poolSize: number;
+  /** Most memory of the VMs that wait in it, by their sizes. */
+  readonly poolMemoryMiB: number;
   /** Full names of the annotations `io.caisson.*` that a spec may carry. */
   readonly allowedAnnotations: readonly string[];
 }

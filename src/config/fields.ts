@@ -54,6 +54,8 @@ export const fields: ReadonlyMap<string, Field> = new Map(
     drain_timeout_ms: integer("drainTimeoutMs", 10_000, 0, 600_000),
     log_level: choice("logLevel", "info", ["error", "warn", "info", "debug"]),
     debug_guest: flag("debugGuest", false),
+    pool_size: integer("poolSize", 0, 0, 64),
+    pool_memory_mib: integer("poolMemoryMiB", 2_048, 64, 1_048_576),
     allowed_annotations: annotationNames("allowedAnnotations"),
   } satisfies Record<string, Field>),
 );

@@ -8,6 +8,8 @@ import { isTapName, maxTapMtu } from "./tap.ts";
 export interface GuestInterface {
   /** Selects the guest's link. */
   readonly macAddress: string;
+  /** What the link's MAC address shall become; absent: it stays. */
+  readonly newMacAddress?: string;
   /** Name that the link gets. */
   readonly name: string;
   readonly mtu: number;

@@ -2,6 +2,7 @@ import { randomBytes } from "node:crypto";
 import { existsSync } from "node:fs";
 import { Cleanup } from "../base/cleanup.ts";
 import { codeOf, RuntimeError } from "../base/errors.ts";
+import { exec } from "../base/exec.ts";
 import { describeNetwork, type GuestNetwork } from "./endpoint.ts";
 import { runIp, scanNetns } from "./ip.ts";
 import { closeFd, detachNetwork, type NetworkNic, planRedirects } from "./network.ts";
@@ -9,6 +10,7 @@ import { openTap, planTapUp, tapName } from "./tap.ts";
 import { redirectLinks } from "./tc.ts";
 
 const joinTimeoutMs = 10_000;
+const moveTimeoutMs = 10_000;
 
 /** How a running VM is given network cards, and they are taken from it. Both throw `unimplemented` where it takes none. */
 export interface NicSlots {
@@ -33,6 +35,14 @@ export interface SpareNic extends AsyncDisposable {
    * @throws unimplemented  more than one link has come, and the VM takes no card while it runs
    */
   join(slots: NicSlots, signal: AbortSignal): Promise<GuestNetwork | undefined>;
+  /** The namespace is found at another path from now on. */
+  onRename(netnsPath: string): void;
+  /**
+   * Takes the device to another namespace, where the VMM, which has it open, stays out of.
+   *
+   * @throws not_found, unavailable  no namespace there, or another sandbox works in it
+   */
+  moveTo(netnsPath: string, signal: AbortSignal): Promise<void>;
 }
 
 /**
@@ -40,8 +50,9 @@ export interface SpareNic extends AsyncDisposable {
  *
  * @throws already_exists, not_found, unavailable
  */
-export function openSpareNic(netnsPath: string): SpareNic {
+export function openSpareNic(initialPath: string): SpareNic {
   const tap = tapName(0);
+  let netnsPath = initialPath;
   let tapFd: number | undefined = openTap(netnsPath, tap);
   const nic = { id: "net0", macAddress: randomMacAddress(), tapFd };
   const closeTap = async () => {
@@ -67,6 +78,14 @@ export function openSpareNic(netnsPath: string): SpareNic {
     nic,
     closeTap,
     join,
+    onRename: (path) => {
+      netnsPath = path;
+    },
+    moveTo: async (path, signal) => {
+      const argv = ["nsenter", `--net=${netnsPath}`, "--", "ip", "link", "set", "dev", tap, "netns", path];
+      await exec(argv, { signal, timeoutMs: moveTimeoutMs });
+      netnsPath = path;
+    },
     [Symbol.asyncDispose]: async () => {
       await closeTap();
       await detachNetwork({ netnsPath });

@@ -1,7 +1,19 @@
 import { normalize } from "node:path";
 import { RuntimeError } from "../base/errors.ts";
+import type { Config } from "../config/config.ts";
+import type { Spec } from "../oci/spec.ts";
 
 const maxPathLength = 2_048;
+
+/**
+ * Where the VM of a spec shall be accounted; undefined: where its daemon is.
+ *
+ * @throws invalid_argument  the spec's path is none
+ */
+export function cgroupPlaceOf(spec: Spec, config: Pick<Config, "hostCgroup">): string | undefined {
+  const path = spec.linux?.cgroupsPath ?? "";
+  return config.hostCgroup && path !== "" ? placeOfCgroup(path) : undefined;
+}
 
 /**
  * The place of a cgroup below a hierarchy's root, from `linux.cgroupsPath`: a path, or `slice:prefix:name` as for systemd,

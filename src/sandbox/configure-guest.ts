@@ -4,32 +4,40 @@ import type { GuestReport } from "../agent-client/agent-types.ts";
 import { guestShareDirectory } from "../agent-client/guest-mounts.ts";
 import { guestSysctls } from "../agent-client/guest-sysctls.ts";
 import type { GuestNetwork } from "../network/endpoint.ts";
+import type { Spec } from "../oci/spec.ts";
 import { shareTag } from "../storage/shared-dir.ts";
 import type { Timeline } from "./timeline.ts";
-import type { VmRequest } from "./vm.ts";
+import { toGuestSettings } from "./vm-network.ts";
 
-/** The agent's first call. */
+export interface GuestIdentity {
+  readonly sandboxId: string;
+  /** Of the container that the sandbox is made for: hostname, sysctls. */
+  readonly spec: Spec;
+  /** There is no share to mount. */
+  readonly isWithoutShare?: boolean | undefined;
+  /** What every stream has to present. */
+  readonly streamToken: Uint8Array;
+  readonly network: GuestNetwork;
+}
+
+/** Tells the guest who it is, with the clock of now and a random seed that nobody else has. */
 export function configureGuest(
   agent: Agent,
-  request: VmRequest,
-  streamToken: Buffer,
-  network: GuestNetwork,
+  { sandboxId, spec, isWithoutShare, streamToken, network }: GuestIdentity,
   signal: AbortSignal,
 ): Promise<GuestReport> {
   return agent.configure(
     {
-      sandboxId: request.sandboxId,
+      sandboxId,
       randomSeed: randomBytes(64),
       streamToken,
       // Containers without a name of their own see it; at most 64 characters (sethostname(2)).
-      hostname: request.spec.hostname ?? request.sandboxId.slice(0, 63),
-      sysctls: guestSysctls(request.spec),
-      storages: request.isWithoutShare
+      hostname: spec.hostname ?? sandboxId.slice(0, 63),
+      sysctls: guestSysctls(spec),
+      storages: isWithoutShare
         ? []
         : [{ type: "virtiofs", source: shareTag, target: guestShareDirectory, options: [] }],
-      interfaces: network.interfaces.map((link) => ({ ...link, addresses: [...link.addresses] })),
-      routes: network.routes,
-      neighbours: network.neighbours,
+      ...toGuestSettings(network),
     },
     signal,
   );

@@ -1,10 +1,10 @@
-import { mkdir } from "node:fs/promises";
+import { mkdir, rename } from "node:fs/promises";
 import { dirname } from "node:path";
 import { errnoOf, RuntimeError } from "../base/errors.ts";
 import { systemErrorCode } from "../base/files.ts";
 import { identify } from "../base/processes.ts";
 import type { Config } from "../config/config.ts";
-import { createSharedDir, type SharedDir } from "../storage/shared-dir.ts";
+import { createSharedDir, openSharedDir, type SharedDir } from "../storage/shared-dir.ts";
 import { Journal } from "./journal.ts";
 import { type SandboxPaths, sandboxPaths } from "./paths.ts";
 import { ownerName, removeSandbox } from "./remove.ts";
@@ -37,10 +37,12 @@ export async function createHostState(
     try {
       const self = identify(process.pid);
       if (self !== undefined) journal.add({ kind: "daemon", identity: self });
+      const owner = ownerName(namespace, sandboxId);
       const uid = takeUserId(
         { stateDirectory, base: config.vmmUidBase, count: config.vmmUidCount },
-        ownerName(namespace, sandboxId),
-        (candidate) => journal.add({ kind: "user", uid: candidate }),
+        owner,
+        // Named, because the sandbox may be renamed.
+        (candidate) => journal.add({ kind: "user", uid: candidate, owner }),
       );
       const shared = await createSharedDir(paths.directory);
       return { paths, journal, uid, shared };
@@ -53,6 +55,27 @@ export async function createHostState(
     if (cause instanceof RuntimeError) throw cause;
     throw new RuntimeError(systemErrorCode(cause), `Cannot keep state in "${paths.directory}"`, { cause });
   }
+}
+
+/**
+ * Gives what a sandbox has on the host, which has no container yet, to one of another name. The journal moves with it, so that
+ * `removeSandbox` finds everything by one of the names at any moment. The shared directory is to be served anew.
+ */
+export async function renameHostState(
+  host: HostState,
+  { namespace, sandboxId, config }: { namespace: string; sandboxId: string; config: Config },
+): Promise<HostState> {
+  const { stateDirectory } = config;
+  const paths = sandboxPaths(stateDirectory, namespace, sandboxId);
+  await makeDirectory(paths.directory, () => removeSandbox({ stateDirectory, namespace, sandboxId }));
+  try {
+    await rename(host.paths.directory, paths.directory);
+  } catch (cause) {
+    await removeSandbox({ stateDirectory, namespace, sandboxId });
+    throw new RuntimeError(systemErrorCode(cause), `Cannot keep state in "${paths.directory}"`, { cause });
+  }
+  host.shared[Symbol.dispose]();
+  return { ...host, paths, shared: openSharedDir(paths.directory) };
 }
 
 /** How often the directory of the namespace may go away under us, or somebody else's of our name come. */

@@ -9,8 +9,8 @@ export type JournalEntry =
   | { readonly kind: "process"; readonly name: string; readonly identity: ProcessIdentity }
   /** The daemon itself. */
   | { readonly kind: "daemon"; readonly identity: ProcessIdentity }
-  /** A user id taken from the pool. */
-  | { readonly kind: "user"; readonly uid: number }
+  /** A user id taken from the pool; by the sandbox unless an owner is named. */
+  | { readonly kind: "user"; readonly uid: number; readonly owner?: string }
   /** Taps and filters made in this network namespace. */
   | { readonly kind: "network"; readonly netnsPath: string }
   /** A network namespace of our own, bound to this path. */

@@ -16,6 +16,7 @@ import type { Config } from "../config/config.ts";
 import type { Hypervisor } from "../hypervisor/hypervisor.ts";
 import type { Spec, SpecMount } from "../oci/spec.ts";
 import type { SandboxObserver } from "./observer.ts";
+import type { VmSource } from "./vm-source.ts";
 
 /** An OCI or containerd mount: where the root file system comes from. */
 export interface Mount {
@@ -299,4 +300,6 @@ export interface SandboxOptions {
   /** Told of every event in its order, synchronously. */
   readonly emit: (event: SandboxEvent) => void;
   readonly observer?: SandboxObserver;
+  /** Where its first VM comes from. Default: it is booted. */
+  readonly vms?: VmSource;
 }

@@ -10,6 +10,9 @@ export interface SandboxPaths {
   readonly timeline: string;
 }
 
+/** Of VMs that have no sandbox yet, in the place of a namespace of containerd, whose names begin with a letter or a digit. */
+export const readyNamespace = ".pool";
+
 export function sandboxPaths(stateDirectory: string, namespace: string, sandboxId: string): SandboxPaths {
   const directory = join(stateDirectory, namespace, sandboxId);
   return {

@@ -35,7 +35,8 @@ export async function removeSandbox({ stateDirectory, namespace, sandboxId }: Sa
   const cleanup = new Cleanup();
   // In the order of the last line first: each step runs even when one before it failed.
   cleanup.defer("user id", () => {
-    for (const { uid } of ofKind(entries, "user")) returnUserId(stateDirectory, uid, owner);
+    for (const { uid, owner: taker = owner } of ofKind(entries, "user"))
+      returnUserId(stateDirectory, uid, taker);
   });
   cleanup.defer("cgroup", () => removePodCgroup(ofKind(entries, "cgroup")));
   cleanup.defer("files of the VM", () => removeFilesIn(paths.vm));
@@ -77,7 +78,7 @@ async function killProcesses(identities: readonly ProcessIdentity[]): Promise<vo
 }
 
 /** Only sockets and files that the VM's helpers made; nothing below it is a directory or a mount. */
-async function removeFilesIn(directory: string): Promise<void> {
+export async function removeFilesIn(directory: string): Promise<void> {
   const names = (await readdir(directory).catch(ignore("ENOENT"))) ?? [];
   for (const name of names) await removeFile(join(directory, name));
   await removeDirectory(directory);

@@ -11,7 +11,7 @@ import { GuestContainer } from "./container.ts";
 import { removeContainerFiles } from "./container-files.ts";
 import { planContainer } from "./container-plan.ts";
 import { checkFits, type FirstContainer, needsShare } from "./first-container.ts";
-import { createHostState, type HostState } from "./host-state.ts";
+import type { HostState } from "./host-state.ts";
 import type { ContainerHooks } from "./hooks.ts";
 import type { ProcessIo } from "./io.ts";
 import { forgetInGuest, makeInGuest } from "./make-in-guest.ts";
@@ -31,7 +31,8 @@ import { removeSandbox } from "./remove.ts";
 import { SharedMemory } from "./shared-memory.ts";
 import { Timeline } from "./timeline.ts";
 import { endVm } from "./end-vm.ts";
-import { bootSandboxVm, type SandboxVm } from "./vm.ts";
+import type { SandboxVm } from "./vm.ts";
+import { coldVms } from "./vm-source.ts";
 
 /** A process that ended because somebody asked for its SIGKILL, and because its VM died under it. */
 const killedExitCode = 137;
@@ -41,17 +42,15 @@ const lostExitCode = 255;
 export function createSandbox(options: SandboxOptions): Sandbox {
   checkId("namespace", options.namespace);
   checkId("sandbox id", options.sandboxId);
-  return new VmSandbox(options);
+  return new VmSandbox({ vms: coldVms, ...options });
 }
 
-interface Booted {
-  readonly host: HostState;
-  readonly vm: SandboxVm;
-}
+type Options = Required<Pick<SandboxOptions, "vms">> & SandboxOptions;
+type Booted = { readonly host: HostState; readonly vm: SandboxVm };
 
 class VmSandbox implements Sandbox {
   readonly standIns = new Set<number>();
-  readonly #options: SandboxOptions;
+  readonly #options: Options;
   readonly #containers = new Map<string, GuestContainer>();
   /** Containers that are being created: their ids are taken, and the VM is needed. */
   readonly #creating = new Set<string>();
@@ -73,9 +72,9 @@ class VmSandbox implements Sandbox {
   #hold: "none" | "held" | "over" = "none";
   #podMounts: readonly SpecMount[] = [];
 
-  constructor(options: SandboxOptions) {
+  constructor(options: Options) {
     this.#options = options;
-    this.#timeline = new Timeline((phase) => options.observer?.onPhase(phase));
+    this.#timeline = new Timeline((phase) => options.observer?.onPhase(phase), options.vms.originMs);
   }
 
   get id(): string {
@@ -173,9 +172,8 @@ class VmSandbox implements Sandbox {
 
   /** The caller learns why it failed; what is left is in the journal, for `delete`. */
   async #closeFailed(): Promise<void> {
-    await this.close().catch((cause: unknown) => {
-      this.#options.log.error({ error: describe(cause) }, "cannot remove a sandbox that failed");
-    });
+    const fact = "cannot remove a sandbox that failed";
+    await this.close().catch((cause: unknown) => this.#options.log.error({ error: describe(cause) }, fact));
   }
 
   async #create(request: CreateContainerRequest, signal: AbortSignal): Promise<GuestContainer> {
@@ -266,8 +264,8 @@ class VmSandbox implements Sandbox {
   }
 
   #ensureHost(): Promise<HostState> {
-    const { namespace, sandboxId, config } = this.#options;
-    return (this.#host ??= createHostState(namespace, sandboxId, config));
+    const { namespace, sandboxId, config, vms } = this.#options;
+    return (this.#host ??= vms.createHost(namespace, sandboxId, config));
   }
 
   #ensureBooted(first: FirstContainer, config: Config, signal: AbortSignal): Promise<Booted> {
@@ -278,29 +276,31 @@ class VmSandbox implements Sandbox {
   }
 
   async #boot(first: FirstContainer, config: Config, signal: AbortSignal): Promise<Booted> {
-    const { namespace, sandboxId, hypervisor, log, observer } = this.#options;
+    const { namespace, sandboxId, hypervisor, log, observer, vms } = this.#options;
     const host = await this.#ensureHost();
     this.#isWithoutShare = first.isWithoutShare ?? false;
-    const vm = await bootSandboxVm({
-      namespace,
-      sandboxId,
-      host,
-      config,
-      hypervisor,
-      ...first,
-      log,
-      timeline: this.#timeline,
-      observer,
-      signal,
-      events: {
-        onExit: ({ containerId, execId, exitCode }) => this.#onGuestExit(containerId, execId, exitCode),
-        onOomKill: (containerId) => this.#onOomKill(containerId),
-        onNotification: (containerId, text) => this.#containers.get(containerId)?.notifications.push(text),
-      },
-    }).catch((error: unknown) => {
-      host.shared.abandon(error);
-      throw error;
-    });
+    const vm = await vms
+      .boot({
+        namespace,
+        sandboxId,
+        host,
+        config,
+        hypervisor,
+        ...first,
+        log,
+        timeline: this.#timeline,
+        observer,
+        signal,
+        events: {
+          onExit: ({ containerId, execId, exitCode }) => this.#onGuestExit(containerId, execId, exitCode),
+          onOomKill: (containerId) => this.#onOomKill(containerId),
+          onNotification: (containerId, text) => this.#containers.get(containerId)?.notifications.push(text),
+        },
+      })
+      .catch((error: unknown) => {
+        host.shared.abandon(error);
+        throw error;
+      });
     this.#pid = vm.vm.identity.pid;
     void vm.lost.then((reason) => this.#onVmLost(reason));
     return { host, vm };
@@ -391,10 +391,7 @@ class VmSandbox implements Sandbox {
   }
 
   #lostError(cause?: unknown): RuntimeError {
-    return new RuntimeError(
-      "unavailable",
-      `Cannot use sandbox "${this.id}": its VM has ended, ${this.#lostReason}`,
-      { cause },
-    );
+    const fact = `Cannot use sandbox "${this.id}": its VM has ended, ${this.#lostReason}`;
+    return new RuntimeError("unavailable", fact, { cause });
   }
 }

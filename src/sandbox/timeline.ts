@@ -2,7 +2,7 @@ import { describe } from "../base/errors.ts";
 import { writeFileAtomic } from "../base/files.ts";
 import type { Log } from "../base/log.ts";
 
-/** One measured part of a start. Times are relative to the start of the shim's process. */
+/** One measured part of a start. Times are relative to the start of the shim's process, or to when it was taken from the pool. */
 export interface Phase {
   readonly name: string;
   readonly startMs: number;
@@ -13,9 +13,12 @@ export interface Phase {
 export class Timeline {
   readonly #phases: Phase[] = [];
   readonly #onPhase: ((phase: Phase) => void) | undefined;
+  readonly #originMs: number;
 
-  constructor(onPhase?: (phase: Phase) => void) {
+  /** @param originMs  what the phases count from, on the clock of `performance.now()` */
+  constructor(onPhase?: (phase: Phase) => void, originMs = 0) {
     this.#onPhase = onPhase;
+    this.#originMs = originMs;
   }
 
   get phases(): readonly Phase[] {
@@ -33,7 +36,7 @@ export class Timeline {
   }
 
   add(name: string, startMs: number, durationMs: number): void {
-    const phase = { name, startMs: round(startMs), durationMs: round(durationMs) };
+    const phase = { name, startMs: round(startMs - this.#originMs), durationMs: round(durationMs) };
     this.#phases.push(phase);
     this.#onPhase?.(phase);
   }

@@ -1,5 +1,6 @@
 import { readFile } from "node:fs/promises";
 import type { Agent } from "../agent-client/agent.ts";
+import type { GuestNetworkSettings } from "../agent-client/agent-types.ts";
 import type { Cleanup } from "../base/cleanup.ts";
 import { RuntimeError } from "../base/errors.ts";
 import type { RunningVm } from "../hypervisor/hypervisor.ts";
@@ -23,7 +24,6 @@ export interface VmNetwork {
 }
 
 export interface NetworkRequest {
-  readonly sandboxId: string;
   readonly spec: Spec;
   readonly paths: SandboxPaths;
   readonly journal: Journal;
@@ -35,21 +35,14 @@ export async function makeVmNetwork(
   parts: Cleanup,
   signal: AbortSignal,
 ): Promise<VmNetwork> {
-  const entry = request.spec.linux?.namespaces?.find(({ type }) => type === "network");
-  if (entry === undefined) {
-    throw new RuntimeError(
-      "failed_precondition",
-      `Cannot use the host's network for sandbox "${request.sandboxId}": a VM has a network of its own; run it with a network namespace`,
-    );
-  }
-  if (entry.path === undefined || entry.path === "") {
+  const netnsPath = namespacePath(request.spec);
+  if (netnsPath === undefined) {
     const { netns } = request.paths;
     request.journal.add({ kind: "netns", path: netns });
     parts.defer("network namespace", () => removeNetns(netns));
     await createNetns(netns, { signal });
     return spareNetwork(netns, parts);
   }
-  const netnsPath = entry.path;
   const onTaken = () => request.journal.add({ kind: "network", netnsPath });
   const network = await attachNetwork({ netnsPath, signal, onTaken });
   parts.defer("network", () => network[Symbol.asyncDispose]());
@@ -60,6 +53,22 @@ export async function makeVmNetwork(
   return { netnsPath, nics: network.nics, guest: network.guest, closeTaps: () => network.closeTaps() };
 }
 
+/**
+ * The network namespace that a spec names; undefined: one of the sandbox's own, without links.
+ *
+ * @throws failed_precondition  the host's
+ */
+export function namespacePath(spec: Spec): string | undefined {
+  const entry = spec.linux?.namespaces?.find(({ type }) => type === "network");
+  if (entry === undefined) {
+    throw new RuntimeError(
+      "failed_precondition",
+      "Cannot use the host's network for a sandbox: a VM has a network of its own; run it with a network namespace",
+    );
+  }
+  return entry.path === "" ? undefined : entry.path;
+}
+
 /** A namespace without links: the VM gets one device for a link that may come before its start. */
 function spareNetwork(netnsPath: string, parts: Cleanup): VmNetwork {
   const spare = openSpareNic(netnsPath);
@@ -68,28 +77,40 @@ function spareNetwork(netnsPath: string, parts: Cleanup): VmNetwork {
   return { netnsPath, nics: [spare.nic], guest, spare, closeTaps: () => spare.closeTap() };
 }
 
-/** Joins the first links that come to the namespace; looks at each call until some have come. */
-export function lateNetwork(
-  agent: Agent,
-  spare: SpareNic | undefined,
-  vm: Pick<RunningVm, "identity" | "plug" | "unplug">,
-) {
+/** How a running VM is given network cards. */
+export function nicSlots(vm: Pick<RunningVm, "plug" | "unplug">): NicSlots {
+  return { plug: (nic) => vm.plug({ tag: "nic", nic }), unplug: (id) => vm.unplug(id) };
+}
+
+/**
+ * Joins the first links that come to the namespace; looks at each call until some have come. `vmmPid` is a process in the
+ * namespace, which makes looking cheap; undefined: there is none.
+ */
+export function lateNetwork(spare: SpareNic | undefined, slots: NicSlots, vmmPid: number | undefined) {
   let waiting = spare;
-  const slots: NicSlots = { plug: (nic) => vm.plug({ tag: "nic", nic }), unplug: (id) => vm.unplug(id) };
-  return async (signal: AbortSignal) => {
-    if (waiting === undefined || !hasLink(await readFile(`/proc/${vm.identity.pid}/net/dev`, "latin1")))
-      return;
+  return async (agent: Agent, signal: AbortSignal) => {
+    if (waiting === undefined) return;
+    if (vmmPid !== undefined && !hasLink(await readFile(`/proc/${vmmPid}/net/dev`, "latin1"))) return;
     const { nic } = waiting;
     const network = await waiting.join(slots, signal);
     if (network === undefined) return;
     waiting = undefined;
-    const interfaces = network.interfaces.map((link, index) => ({
-      ...link,
-      addresses: [...link.addresses],
-      ...(index === 0 && { macAddress: nic.macAddress, newMacAddress: link.macAddress }),
-    }));
-    await agent.configureNetwork({ ...network, interfaces }, signal);
+    await agent.configureNetwork(toGuestSettings(overSpare(network, nic.macAddress)), signal);
   };
+}
+
+/** The network of links, of which the guest's spare device is the first, and takes its MAC address over. */
+export function overSpare(network: GuestNetwork, macAddress: string): GuestNetwork {
+  const interfaces = network.interfaces.map((link, index) =>
+    index === 0 ? { ...link, macAddress, newMacAddress: link.macAddress } : link,
+  );
+  return { ...network, interfaces };
+}
+
+/** As the agent takes it. */
+export function toGuestSettings(network: GuestNetwork): GuestNetworkSettings {
+  const interfaces = network.interfaces.map((link) => ({ ...link, addresses: [...link.addresses] }));
+  return { ...network, interfaces };
 }
 
 /** Whether a namespace has another link than its loopback and our tap (proc_pid_net(5), two lines of heading). */

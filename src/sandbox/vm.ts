@@ -15,6 +15,7 @@ import type { Daemon } from "../base/daemon.ts";
 import { codeOf, describe, RuntimeError } from "../base/errors.ts";
 import { openShortPath } from "../base/files.ts";
 import { foreignText, type Log } from "../base/log.ts";
+import type { ProcessIdentity } from "../base/processes.ts";
 import { scope } from "../base/scope.ts";
 import { settleAll } from "../base/settle.ts";
 import type { Config } from "../config/config.ts";
@@ -26,7 +27,7 @@ import type { Spec } from "../oci/spec.ts";
 import { shareTag } from "../storage/shared-dir.ts";
 import { startVirtiofsd, type Virtiofsd } from "../storage/virtiofsd.ts";
 import { BlockVolumes, findBlockVolumes } from "./block-volumes.ts";
-import { placeOfCgroup } from "./cgroup-path.ts";
+import { cgroupPlaceOf } from "./cgroup-path.ts";
 import { addGuestPhases, configureGuest } from "./configure-guest.ts";
 import { type GuestConnections, guestConnections } from "./connections.ts";
 import { findGuestFiles } from "./guest-files.ts";
@@ -34,13 +35,12 @@ import { findHostDevices } from "./host-devices.ts";
 import type { HostState } from "./host-state.ts";
 import type { OpenGuestStream } from "./io.ts";
 import type { SandboxObserver } from "./observer.ts";
-import { orOomKill, withOomKill } from "./oom-kill.ts";
-import { makePodCgroup, type PodCgroup } from "./pod-cgroup.ts";
-import { forwardLoopback } from "./port-forward.ts";
+import { orOomKill } from "./oom-kill.ts";
 import { growthOf, sizeOf, thisHost } from "./sizing.ts";
 import type { Timeline } from "./timeline.ts";
 import { VmGrowth } from "./vm-growth.ts";
-import { lateNetwork, makeVmNetwork } from "./vm-network.ts";
+import { makeVmNetwork } from "./vm-network.ts";
+import { makeCgroupFor, VmPlace } from "./vm-place.ts";
 import { makeVmVsock, type VmVsock } from "./vm-vsock.ts";
 
 const virtiofsSocketName = "virtiofs.sock";
@@ -70,11 +70,16 @@ export interface VmRequest {
   readonly signal: AbortSignal;
 }
 
+/** Whose VM it is. `host` is what the VM was booted with, under its new name. */
+export type VmIdentity = Pick<VmRequest, "sandboxId" | "host" | "config" | "spec" | "log" | "signal">;
+
 /** A booted guest with a configured agent, and everything on the host that belongs to it. */
 export interface SandboxVm extends AsyncDisposable {
   readonly vm: RunningVm;
   readonly growth: VmGrowth;
   readonly netnsPath: string;
+  /** Of the VM on the host. */
+  processes(): readonly ProcessIdentity[];
   readonly volumes: BlockVolumes;
   readonly agent: Agent;
   /** Resolves with a reason when the VM has ended or its agent is lost (the VM is killed then). Never rejects. */
@@ -84,6 +89,11 @@ export interface SandboxVm extends AsyncDisposable {
   connect(target: ConnectionTarget, signal: AbortSignal): Promise<Duplex>;
   /** Gives the guest the network that has come to its namespace since the boot, if there is one. Safe to call again. */
   joinLateNetwork(signal: AbortSignal): Promise<void>;
+  /**
+   * Makes a VM that was booted for nobody, and has no container, that of a sandbox: namespace, cgroup, clock, random seed, name,
+   * sysctls. When it fails the VM is of no use any more.
+   */
+  become(next: VmIdentity): Promise<void>;
 }
 
 /**
@@ -102,7 +112,7 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
     config.machine === "q35" && guest.acpi && config.hypervisor === "qemu"
       ? growthOf(size, config, thisHost())
       : undefined;
-  const place = cgroupPlace(request);
+  cgroupPlaceOf(request.spec, config);
   const volumes = await findBlockVolumes(request.blockDevices);
   const hostDevices = await findHostDevices(request.vfioGroups ?? []);
   const host = await inspectHost();
@@ -120,18 +130,14 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
   const [vsock, network, virtiofsd, cgroup] = await settleAll([
     makeVsock(request, user, vmDirectory.path, parts),
     timeline.measure("network", () =>
-      makeVmNetwork(
-        { sandboxId: request.sandboxId, spec: request.spec, paths, journal },
-        parts,
-        limit.signal,
-      ),
+      makeVmNetwork({ spec: request.spec, paths, journal }, parts, limit.signal),
     ),
     timeline.measure("virtiofsd", async () =>
       request.isWithoutShare
         ? undefined
         : await serveShare(request, user, `${vmDirectory.path}/${virtiofsSocketName}`, parts),
     ),
-    makeCgroup(place, request),
+    makeCgroupFor(request.spec, { config, journal, log }),
   ]);
   if (virtiofsd !== undefined) cgroup?.add(virtiofsd.identity.pid);
 
@@ -195,14 +201,24 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
   // The guest boots meanwhile. gRPC is large, and not needed before.
   const agentClient = import("../agent-client/agent.ts");
   const reachable = Promise.withResolvers<GuestConnections>();
-  const forward = { netnsPath: network.netnsPath, connections: reachable.promise, log };
-  const forwarder = forwardLoopback(forward);
-  cleanup.defer("port-forward", () => forwarder[Symbol.asyncDispose]());
+  const processes = () => [
+    ...vm.processes.values(),
+    ...[virtiofsd?.identity, virtiofsd?.worker()].filter((identity) => identity !== undefined),
+  ];
+  const place = new VmPlace({
+    network,
+    cgroup,
+    processes,
+    vm,
+    connections: reachable.promise,
+    log,
+  });
+  cleanup.defer("port-forward", () => place[Symbol.asyncDispose]());
   const over = Promise.race([
     vm.exited.then(({ reason }) => reason),
     ...(virtiofsd === undefined ? [] : [endOf(virtiofsd)]),
   ]);
-  const ended = over.then((reason) => withOomKill(cgroup, reason));
+  const ended = over.then((reason) => place.explainEnd(reason));
 
   try {
     const streamToken = randomBytes(16);
@@ -214,7 +230,7 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
     );
     cleanup.defer("agent connection", () => agent[Symbol.dispose]());
     const report = await timeline.measure("configure", () =>
-      unless(ended, configureGuest(agent, request, streamToken, network.guest, limit.signal)),
+      unless(ended, configureGuest(agent, { ...request, streamToken, network: network.guest }, limit.signal)),
     );
     addGuestPhases(timeline, report, vmStartedMs, readyMs);
     const health = new AbortController();
@@ -227,7 +243,7 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
         signal: health.signal,
       }),
     ];
-    const lost = watchLoss(vm, losses).then((reason) => withOomKill(cgroup, reason));
+    const lost = watchLoss(vm, losses).then((reason) => place.explainEnd(reason));
     const address = { guest: vsock.guest, token: streamToken.toString("hex") };
     const connections = guestConnections(address, { timeoutMs: config.agentCallTimeoutMs, lost });
     cleanup.defer("connections to the guest", () => connections[Symbol.dispose]());
@@ -236,33 +252,30 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
     return {
       vm,
       growth: new VmGrowth({ vm, agent, size, growth, memoryOverheadMiB: config.memoryOverheadMiB }),
-      netnsPath: network.netnsPath,
+      get netnsPath() {
+        return place.netnsPath;
+      },
+      processes,
       volumes: new BlockVolumes(vm, volumes, log),
       agent,
       lost,
       openStream: (containerId, execId) => (name, streamSignal) =>
         openStream({ ...address, containerId, execId, name }, streamSignal),
       connect: (target, connectSignal) => connections.connect(target, connectSignal),
-      joinLateNetwork: lateNetwork(agent, network.spare, vm),
+      joinLateNetwork: (joinSignal) => place.joinLateNetwork(agent, joinSignal),
+      become: async (next) => {
+        const moved = await place.moveTo(next.spec, next, next.signal);
+        // Its share is mounted already.
+        const identity = { ...next, isWithoutShare: true };
+        await configureGuest(agent, { ...identity, streamToken, network: moved }, next.signal);
+        // Last: what waits for the server could not go to another.
+        if (virtiofsd !== undefined) next.host.shared.serve(virtiofsd.identity.pid);
+      },
       [Symbol.asyncDispose]: () => owned[Symbol.asyncDispose](),
     };
   } catch (error) {
     throw withConsole(error, request.sandboxId, vm);
   }
-}
-
-/** Where the VM shall be accounted; in the daemon's cgroup when the spec names none. */
-function cgroupPlace({ config, spec }: VmRequest): string | undefined {
-  const path = spec.linux?.cgroupsPath ?? "";
-  return config.hostCgroup && path !== "" ? placeOfCgroup(path) : undefined;
-}
-
-async function makeCgroup(
-  place: string | undefined,
-  { host, log }: VmRequest,
-): Promise<PodCgroup | undefined> {
-  if (place === undefined) return undefined;
-  return await makePodCgroup(place, { onMake: (made) => host.journal.add({ kind: "cgroup", ...made }), log });
 }
 
 /** Its phase in the timeline says which way was chosen. */

@@ -4,7 +4,8 @@ import { type Flags, parseFlags } from "./flags.ts";
 import type { ShimParts } from "./parts.ts";
 
 /**
- * Runs what the launcher (launcher/) leaves to Node: the daemon, and a `delete` that has something to clean up.
+ * Runs what the launcher (launcher/) leaves to Node: daemons, the keeper of a pool of them, and a `delete` that has
+ * something to clean up.
  *
  * Nothing but the answer is ever written to stdout.
  */
@@ -14,6 +15,11 @@ export async function runCommand(argv: readonly string[], parts: ShimParts): Pro
   if (flags.action === "daemon") {
     const { runDaemon } = await import("./daemon.ts");
     await runDaemon(flags, parts);
+    return;
+  }
+  if (flags.action === "ready-daemon") {
+    const { runReadyDaemon } = await import("./ready-daemon.ts");
+    await runReadyDaemon(flags, parts);
     return;
   }
   try {
@@ -27,10 +33,15 @@ export async function runCommand(argv: readonly string[], parts: ShimParts): Pro
 }
 
 async function runShortCommand(flags: Flags, parts: ShimParts): Promise<Uint8Array> {
+  if (flags.action === "pool") {
+    const { keepPool } = await import("./pool.ts");
+    await keepPool(parts);
+    return new Uint8Array();
+  }
   if (flags.action !== "delete") {
     throw new RuntimeError(
       "invalid_argument",
-      `Cannot run the action ${JSON.stringify(flags.action)}: expected start or delete, or the flag -info or -v; this program is run by containerd`,
+      `Cannot run the action ${JSON.stringify(flags.action)}: expected start, delete or pool, or the flag -info or -v; this program is run by containerd`,
     );
   }
   const { deleteContainer } = await import("./delete.ts");

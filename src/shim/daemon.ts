@@ -3,6 +3,7 @@ import { describe } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import { loadNative } from "../base/native.ts";
 import { within } from "../base/scope.ts";
+import type { ReadyVm } from "../sandbox/ready-vm.ts";
 import { TtrpcServer } from "../ttrpc/server.ts";
 import { bindService } from "../ttrpc/service.ts";
 import { bindSocket } from "./bind-socket.ts";
@@ -19,6 +20,7 @@ import { noteContainer, type StartCaller } from "./note.ts";
 import { readSandboxOptions } from "./options.ts";
 import type { ShimParts } from "./parts.ts";
 import { Publisher } from "./publisher.ts";
+import type { ReadyLog } from "./ready-log.ts";
 import { shimMethods, shimServiceName } from "./shim-api.ts";
 import { shimService } from "./shim-service.ts";
 import { type Serve, start } from "./start.ts";
@@ -54,6 +56,8 @@ interface Assembled {
   readonly log: Log;
   readonly server: TtrpcServer;
   openMetrics(): void;
+  /** Once this process has the sandbox. */
+  claim(): Promise<void>;
 }
 
 /**
@@ -64,17 +68,41 @@ export async function runDaemon(flags: Flags, parts: ShimParts): Promise<void> {
   const handshake = new Handshake(new Socket({ fd: handshakeFd }));
   const request = await handshake.receive<DaemonRequest>();
   if (request === undefined) process.exit(1);
+  // What containerd or a user's shell left open in us is not for the VM and its helpers.
+  loadNative().closeOnExecFrom(handshakeFd);
+  await serveStart({ handshake, flags, stdin: Buffer.from(request.stdin, "hex") }, parts);
+}
+
+/** A `start`, and the launcher that waits for its answer. */
+export interface StartCall {
+  readonly handshake: Handshake;
+  readonly flags: Flags;
+  readonly stdin: Uint8Array;
+}
+
+/** What a daemon has that was started before there was a sandbox for it. */
+export interface ReadyParts {
+  readonly ready: ReadyVm;
+  readonly metrics: DaemonMetrics;
+  readonly log: ReadyLog;
+}
+
+/** Does what `start` was called for. Returns when the launcher knows that this daemon serves; else the process ends. */
+export async function serveStart(
+  { handshake, flags, stdin }: StartCall,
+  parts: ShimParts,
+  readyParts?: ReadyParts,
+): Promise<void> {
   let assembled: Assembled | undefined;
   let isServing = false;
   const serve: Serve = async (options) => {
-    assembled ??= await assemble(options, parts);
+    assembled ??= await assemble(options, parts, readyParts);
     isServing = await bindSocket(assembled.server, options.socketPath);
+    if (isServing) await assembled.claim();
     return isServing;
   };
   try {
-    // What containerd or a user's shell left open in us is not for the VM and its helpers.
-    loadNative().closeOnExecFrom(handshakeFd);
-    const answer = await start(flags, Buffer.from(request.stdin, "hex"), parts, serve);
+    const answer = await start(flags, stdin, parts, serve);
     handshake.send({ tag: "ready", answer: Buffer.from(answer).toString("hex") } satisfies DaemonReply);
     const isKnown = (await handshake.receive()) !== undefined;
     await handshake.end();
@@ -89,28 +117,40 @@ export async function runDaemon(flags: Flags, parts: ShimParts): Promise<void> {
     await handshake.end();
   }
   if (isServing) await assembled?.server.close(0);
+  try {
+    await readyParts?.ready[Symbol.asyncDispose]();
+  } catch {
+    // It is in the journal, which the keeper of the pool or `delete` goes by.
+  }
   process.exit(1);
 }
 
-async function assemble(request: DaemonOptions, parts: ShimParts): Promise<Assembled> {
+async function assemble(
+  request: DaemonOptions,
+  parts: ShimParts,
+  readyParts: ReadyParts | undefined,
+): Promise<Assembled> {
   const { namespace, sandboxId, socketPath, options } = request;
   process.title = `containerd-shim-caisson-v2 -namespace ${namespace} -id ${sandboxId}`;
   const { sources, warning } = readSandboxOptions(options);
   const config = await parts.loadConfig(sources);
   const destination = new LogDestination(request.bundle);
   const log = createDaemonLog(request.debug ? "debug" : config.logLevel, destination);
-  keepAlive(log);
+  if (readyParts === undefined) keepAlive(log);
+  readyParts?.log.writeTo(destination);
   if (warning !== undefined) log.warn(warning);
 
   const publisher = new Publisher({ address: request.ttrpcAddress, namespace, log });
-  const metrics = new DaemonMetrics();
+  const metrics = readyParts?.metrics ?? new DaemonMetrics();
   const emit = (event: Parameters<typeof toTaskEvent>[0]) => {
     metrics.onEvent(event);
     // For containers that a daemon leaves behind containerd makes the exit up itself, when the connection closes.
     const isInitExit = event.type === "exit" && event.process.execId === "";
     if (!(isInitExit && life.isEnding)) publisher.publish(toTaskEvent(event));
   };
-  const sandbox = await parts.createSandbox({ namespace, sandboxId, config, log, emit, observer: metrics });
+  const vms = readyParts?.ready.sourceFor({ namespace, sandboxId });
+  const made = { namespace, sandboxId, config, log, emit, observer: metrics };
+  const sandbox = await parts.createSandbox(vms === undefined ? made : { ...made, vms });
   let metricsServer: MetricsServer | undefined;
   const openMetrics = () => {
     metricsServer = serveMetrics({
@@ -123,6 +163,8 @@ async function assemble(request: DaemonOptions, parts: ShimParts): Promise<Assem
     await life.abortCreations();
     const closed = sandbox.close().catch((error: unknown) => log.error(describe(error)));
     await within(closed, closeSandboxTimeoutMs, undefined);
+    // One that the sandbox has never taken, because no container came.
+    await readyParts?.ready[Symbol.asyncDispose]();
     await publisher.close(flushTimeoutMs);
     log.info({ droppedLines: destination.dropped }, "daemon ends");
     // Before the next daemon of this sandbox can serve: that is when our socket is gone.
@@ -157,11 +199,14 @@ async function assemble(request: DaemonOptions, parts: ShimParts): Promise<Assem
     onInternalError: (error) =>
       log.error({ stack: error instanceof Error ? error.stack : "" }, describe(error)),
   });
-  return { log, server, openMetrics };
+  const claim = async () => {
+    await vms?.claim();
+  };
+  return { log, server, openMetrics, claim };
 }
 
 /** A bug in one call must not end the bookkeeping of every container. */
-function keepAlive(log: Log): void {
+export function keepAlive(log: Log): void {
   for (const event of ["uncaughtException", "unhandledRejection"] as const) {
     process.on(event, (error: unknown) => {
       log.error({ stack: error instanceof Error ? error.stack : "" }, `${event}: ${describe(error)}`);

@@ -16,6 +16,12 @@ await runCommand(process.argv.slice(2), {
     const hypervisor = await createDriver(options.config, (text) => options.log.warn(text));
     return createSandbox({ ...options, hypervisor });
   },
+  bootReadyVm: async (options) => {
+    const { createDriver } = await import("../hypervisor/drivers.ts");
+    const { bootReadyVm } = await import("../sandbox/ready-vm.ts");
+    const hypervisor = await createDriver(options.config, (text) => options.log.warn(text));
+    return bootReadyVm({ ...options, hypervisor });
+  },
   removeSandbox: async (options) => {
     const { removeSandbox } = await import("../sandbox/remove.ts");
     await removeSandbox(options);

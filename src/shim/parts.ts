@@ -3,6 +3,8 @@ import type { Config } from "../config/config.ts";
 import type { ConfigSource } from "../config/load.ts";
 import type { Sandbox, SandboxEvent } from "../sandbox/model.ts";
 import type { SandboxObserver } from "../sandbox/observer.ts";
+import type { ReadyVm, ReadyVmOptions } from "../sandbox/ready-vm.ts";
+import type { VmSource } from "../sandbox/vm-source.ts";
 
 interface SandboxOptions {
   readonly namespace: string;
@@ -12,6 +14,8 @@ interface SandboxOptions {
   /** Told of every event in its order, synchronously. */
   readonly emit: (event: SandboxEvent) => void;
   readonly observer: SandboxObserver;
+  /** Where its first VM comes from. Default: it is booted. */
+  readonly vms?: VmSource;
 }
 
 interface RemoveSandboxOptions {
@@ -28,6 +32,8 @@ export interface ShimParts {
   /** `overrides` are the settings of one sandbox. */
   loadConfig(overrides?: readonly ConfigSource[]): Promise<Config>;
   createSandbox(options: SandboxOptions): Promise<Sandbox>;
+  /** Boots a VM for a sandbox that is not known yet. On failure nothing is left. */
+  bootReadyVm(options: Omit<ReadyVmOptions, "hypervisor">): Promise<ReadyVm>;
   /** Releases everything that a sandbox without a daemon holds on the host. Idempotent. */
   removeSandbox(options: RemoveSandboxOptions): Promise<void>;
   /** Unmounts everything at or below a directory. */

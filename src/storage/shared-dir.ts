@@ -58,6 +58,16 @@ export async function createSharedDir(directory: string): Promise<SharedDir> {
   for (const path of [places.private, root]) await mkdir(path, { mode: 0o700 });
   await mkdir(skeleton, { mode: passMode });
   await bindReadOnly(skeleton, root);
+  return openSharedDir(directory);
+}
+
+/**
+ * One that `createSharedDir` has made in this directory, or in one that was renamed to it, that nothing was added to. It is not
+ * served yet.
+ */
+export function openSharedDir(directory: string): SharedDir {
+  const places = placesIn(directory);
+  const { root, skeleton } = places;
   const mounts = new ShareMounts(root);
   const volumes = new SharedVolumes(places, mounts);
   return {

@@ -19,6 +19,7 @@ await runCommand(process.argv.slice(2), {
     await mkdir(join(stateDirectory, namespace, sandboxId), { recursive: true });
     return createFakeSandbox({ sandboxId, emit });
   },
+  bootReadyVm: () => Promise.reject(new Error("A fake shim has no pool")),
   removeSandbox: ({ namespace, sandboxId }) =>
     rm(join(stateDirectory, namespace, sandboxId), { recursive: true, force: true }),
   unmountAllBelow: (directory) => Promise.resolve(unmountAllBelow(directory)),
