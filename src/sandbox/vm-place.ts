@@ -1,6 +1,7 @@
 import type { Agent } from "../agent-client/agent.ts";
 import type { ProcessIdentity } from "../base/processes.ts";
 import type { Log } from "../base/log.ts";
+import { settleAll } from "../base/settle.ts";
 import type { Config } from "../config/config.ts";
 import type { RunningVm } from "../hypervisor/hypervisor.ts";
 import type { GuestNetwork } from "../network/endpoint.ts";
@@ -68,20 +69,20 @@ export class VmPlace implements AsyncDisposable {
 
   /**
    * Takes a VM whose own namespace has no links to the namespace and the cgroup of a spec. `host` is the VM's under its new name.
+   * `tell` tells the guest its network, while the kernel moves processes.
    *
-   * @returns the network that the guest is to be told
    * @throws unimplemented, already_exists, not_found  the namespace has several links, another sandbox, or is none
    */
   async moveTo(
     spec: Spec,
     { host, config, log }: { readonly host: HostState; readonly config: Config; readonly log: Log },
+    tell: (network: GuestNetwork) => Promise<unknown>,
     signal: AbortSignal,
-  ): Promise<GuestNetwork> {
-    const [guest] = await Promise.all([
-      this.#moveNetwork(spec, host, signal),
+  ): Promise<void> {
+    await settleAll([
+      this.#moveNetwork(spec, host, signal).then(tell),
       this.#moveCgroup(spec, { config, journal: host.journal, log }),
     ]);
-    return guest;
   }
 
   async #moveCgroup(spec: Spec, options: Parameters<typeof makeCgroupFor>[1]): Promise<void> {

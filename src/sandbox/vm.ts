@@ -23,6 +23,7 @@ import { chooseAccelerator, type HostVirtualization, inspectHost } from "../hype
 import type { Hypervisor, RunningVm } from "../hypervisor/hypervisor.ts";
 import { formatKernelParams } from "../hypervisor/kernel-params.ts";
 import type { VmConfig } from "../hypervisor/vm-config.ts";
+import type { GuestNetwork } from "../network/endpoint.ts";
 import type { Spec } from "../oci/spec.ts";
 import { shareTag } from "../storage/shared-dir.ts";
 import { startVirtiofsd, type Virtiofsd } from "../storage/virtiofsd.ts";
@@ -264,10 +265,11 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
       connect: (target, connectSignal) => connections.connect(target, connectSignal),
       joinLateNetwork: (joinSignal) => place.joinLateNetwork(agent, joinSignal),
       become: async (next) => {
-        const moved = await place.moveTo(next.spec, next, next.signal);
         // Its share is mounted already.
-        const identity = { ...next, isWithoutShare: true };
-        await configureGuest(agent, { ...identity, streamToken, network: moved }, next.signal);
+        const identity = { ...next, streamToken, isWithoutShare: true };
+        const tell = (moved: GuestNetwork) =>
+          configureGuest(agent, { ...identity, network: moved }, next.signal);
+        await place.moveTo(next.spec, next, tell, next.signal);
         // Last: what waits for the server could not go to another.
         if (virtiofsd !== undefined) next.host.shared.serve(virtiofsd.identity.pid);
       },

@@ -22,9 +22,11 @@ import type { Row } from "./rows.ts";
 import { runcRuntime, runTrue } from "./runtimes.ts";
 import { shimCommands } from "./shim-commands.ts";
 import { throughput } from "./throughput.ts";
+import { warmStart } from "./warm-start.ts";
 
 const benchmarks: readonly Benchmark[] = [
   coldStart,
+  warmStart,
   guestImage,
   parallelStarts,
   exec,
