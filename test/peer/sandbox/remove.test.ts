@@ -71,7 +71,7 @@ test("createHostState() makes what the paths say, and removeSandbox() takes all 
   expect(readdirSync(host.paths.directory).sort()).toEqual(["journal", "share"]);
   expect(readJournal(host.paths.directory)).toEqual([
     { kind: "daemon", identity: identify(process.pid) },
-    { kind: "user", uid: host.uid },
+    { kind: "user", uid: host.uid, owner: `${dir.token}/s1` },
   ]);
 
   host.journal[Symbol.dispose]();
