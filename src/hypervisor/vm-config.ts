@@ -53,6 +53,8 @@ export interface Disk {
   readonly readOnly: boolean;
   /** A block device of the host, no image file. */
   readonly isBlockDevice?: boolean;
+  /** Read by the VMs of every hypervisor at once, and written by nobody: QEMU's locks and Cloud Hypervisor's do not agree. */
+  readonly isShared?: boolean;
 }
 
 export interface Share {

@@ -164,7 +164,7 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
       acpi: guest.acpi,
     },
     disks: [
-      { id: "image", path: guest.imagePath, readOnly: true },
+      { id: "image", path: guest.imagePath, readOnly: true, isShared: true },
       ...(request.rootImage === undefined
         ? []
         : [{ id: rootDiskId, path: request.rootImage, readOnly: true }]),

@@ -127,20 +127,22 @@ function kernel({ kernel: { path, initrdPath, commandLine } }: VmConfig, inherit
   ].flat();
 }
 
-function diskArgs(config: VmConfig, { id, path, readOnly, isBlockDevice }: Disk, inherit: Inherit): string[] {
+function diskArgs(config: VmConfig, disk: Disk, inherit: Inherit): string[] {
+  const { id, path, readOnly, isBlockDevice, isShared = false } = disk;
   const fd = inherit({ tag: "file", path, access: readOnly ? "read" : "read-write" });
   const node = `disk-${id}`;
   return [
     ["-add-fd", option(undefined, { fd, set: fd })],
     [
       "-blockdev",
-      // QEMU's locks stay on: readers share an image, and one that somebody writes to is refused.
+      // QEMU's locks stay on, but for the guest's own image: readers share one, and one that somebody writes to is refused.
       option(undefined, {
         driver: "raw",
         "node-name": node,
         "read-only": readOnly ? "on" : "off",
         "file.driver": isBlockDevice ? "host_device" : "file",
         "file.filename": `/dev/fdset/${fd}`,
+        ...(isShared && { "file.locking": "off" }),
       }),
     ],
     // "report": an error is the guest's to handle; the default stops the whole VM when the host's disk is full.

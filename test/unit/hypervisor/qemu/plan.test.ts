@@ -16,7 +16,7 @@ const base: VmConfig = {
     commandLine: "console=ttyS0 quiet",
     acpi: true,
   },
-  disks: [{ id: "image", path: "/guest/image.erofs", readOnly: true }],
+  disks: [{ id: "image", path: "/guest/image.erofs", readOnly: true, isShared: true }],
   shares: [{ tag: "caisson", socketName: "virtiofs.sock" }],
   nics: [],
   vsock: { tag: "vhost-device-vsock" },
@@ -28,7 +28,7 @@ const control =
   "-chardev socket,id=qmp,fd=3 -mon chardev=qmp,mode=control -chardev socket,id=console,fd=4 -serial chardev:console";
 const memory = (size: string) => `-object memory-backend-memfd,id=mem,size=${size},share=on -m size=${size}`;
 const image = (fd: number, device: string) =>
-  `-add-fd fd=${fd},set=${fd} -blockdev driver=raw,node-name=disk-image,read-only=on,file.driver=file,file.filename=/dev/fdset/${fd} -device ${device}`;
+  `-add-fd fd=${fd},set=${fd} -blockdev driver=raw,node-name=disk-image,read-only=on,file.driver=file,file.filename=/dev/fdset/${fd},file.locking=off -device ${device}`;
 const file = (path: string, access = "read") => ({ tag: "file", path, access });
 
 test("planQemu(): microvm under TCG with Debian's kernel", () => {
