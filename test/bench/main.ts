@@ -11,6 +11,7 @@ import { exec } from "./exec.ts";
 import { files } from "./files.ts";
 import { fleet } from "./fleet.ts";
 import { findFloorFiles } from "./floor.ts";
+import { frontDoors } from "./front-doors.ts";
 import { guestImage } from "./guest-image.ts";
 import { library } from "./library.ts";
 import { describeMachine, findVersions, readLoad } from "./machine.ts";
@@ -37,6 +38,7 @@ const benchmarks: readonly Benchmark[] = [
   memory,
   fleet,
   library,
+  frontDoors,
 ];
 
 const root = join(import.meta.dirname, "../..");
@@ -80,6 +82,8 @@ async function main(): Promise<void> {
     signal: stop.signal,
     progress,
   };
+  // What the library keeps on purpose.
+  mkdirSync(cli.dir.join("data/sandboxes"), { mode: 0o700 });
   const before = await Promise.all([cli, containerd].map((made) => takeSnapshot(made.leakScope())));
   const rows: Row[] = [];
   const failures: string[] = [];
