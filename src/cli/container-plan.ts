@@ -24,6 +24,8 @@ export interface RunOptions {
   readonly kernelPath?: string;
   readonly accel?: AcceleratorSetting;
   readonly timeline: boolean;
+  /** File that gets the timeline in the form that Perfetto reads. */
+  readonly tracePath?: string;
 }
 
 /** Everything about a container that follows from the arguments and the image. */

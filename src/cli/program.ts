@@ -90,6 +90,7 @@ interface RunFlags {
   kernel?: string;
   accel?: ReturnType<typeof parseAccelerator>;
   timeline?: true;
+  trace?: string;
 }
 
 function addRun(program: Command, choose: Choose): void {
@@ -116,6 +117,7 @@ function addRun(program: Command, choose: Choose): void {
     .option("--kernel <file>", "boot this kernel", parseKernel)
     .option("--accel <kvm|tcg|auto>", "how the VM executes", parseAccelerator)
     .option("--timeline", "print where the time went")
+    .option("--trace <file>", "write where the time went, for Perfetto")
     .action((image: string, args: string[], flags: RunFlags) => {
       const options = {
         image,
@@ -130,6 +132,7 @@ function addRun(program: Command, choose: Choose): void {
         ...given("kernelPath", flags.kernel),
         ...given("accel", flags.accel),
         timeline: flags.timeline ?? false,
+        ...given("tracePath", flags.trace),
       };
       choose(async (host) => (await import("./run.ts")).run(host, options), exitCodeOf);
     });

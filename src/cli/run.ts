@@ -18,7 +18,7 @@ import { SignalRelay } from "../client/signal-relay.ts";
 import { fileSink } from "../client/sinks.ts";
 import { endTask, settle } from "./task-end.ts";
 import { checkTerminal } from "./terminal.ts";
-import { formatTimeline, readDaemonPhases } from "./timeline-report.ts";
+import { readDaemonPhases, reportTimeline } from "./timeline-report.ts";
 import { handOver } from "./wait.ts";
 
 /** `caisson run`. Returns the exit code. */
@@ -28,6 +28,7 @@ export async function run(host: Host, options: RunOptions): Promise<number> {
   using relay = new SignalRelay();
   const signal = relay.aborted;
   const timeline = new Timeline();
+  timeline.add("program", 0, performance.now());
   host.containers.paths(options.containerId);
   const image = await timeline.measure("image", () =>
     openImage(options.image, {
@@ -98,7 +99,7 @@ async function runAttached(host: Host, attached: Attached): Promise<number> {
       const known = await endTask(host, containerId, client, timeline);
       await settle(host, record, exit ?? { exitCode: known, exitedAt: new Date() });
       await keeper[Symbol.asyncDispose]();
-      if (options.timeline) process.stderr.write(formatTimeline(timeline.phases, daemonPhases));
+      await reportTimeline(timeline.phases, daemonPhases, options);
     }
   }
   return exit.exitCode;
@@ -141,9 +142,7 @@ async function runDetached(host: Host, { created, options, cleanup, timeline }: 
   cleanup.move();
   await client[Symbol.asyncDispose]();
   await keeper[Symbol.asyncDispose]();
-  if (options.timeline) {
-    process.stderr.write(formatTimeline(timeline.phases, await daemonPhasesOf(host, record.id)));
-  }
+  await reportTimeline(timeline.phases, await daemonPhasesOf(host, record.id), options);
   process.stdout.write(`${record.id}\n`);
   return 0;
 }

@@ -59,6 +59,8 @@ export interface Config {
   readonly poolSize: number;
   /** Most memory of the VMs that wait in it, by their sizes. */
   readonly poolMemoryMiB: number;
+  /** Whether each sandbox's directory gets `timeline.trace.json`, for Perfetto. */
+  readonly trace: boolean;
   /** Full names of the annotations `io.caisson.*` that a spec may carry. */
   readonly allowedAnnotations: readonly string[];
 }

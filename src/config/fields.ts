@@ -56,6 +56,7 @@ export const fields: ReadonlyMap<string, Field> = new Map(
     debug_guest: flag("debugGuest", false),
     pool_size: integer("poolSize", 0, 0, 64),
     pool_memory_mib: integer("poolMemoryMiB", 2_048, 64, 1_048_576),
+    trace: flag("trace", false),
     allowed_annotations: annotationNames("allowedAnnotations"),
   } satisfies Record<string, Field>),
 );

@@ -302,4 +302,6 @@ export interface SandboxOptions {
   readonly observer?: SandboxObserver;
   /** Where its first VM comes from. Default: it is booted. */
   readonly vms?: VmSource;
+  /** How long this process took to come up, where it is there for this sandbox alone: the first part of the start. */
+  readonly programMs?: number;
 }

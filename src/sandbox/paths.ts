@@ -8,6 +8,7 @@ export interface SandboxPaths {
   readonly vm: string;
   readonly netns: string;
   readonly timeline: string;
+  readonly trace: string;
 }
 
 /** Of VMs that have no sandbox yet, in the place of a namespace of containerd, whose names begin with a letter or a digit. */
@@ -20,5 +21,6 @@ export function sandboxPaths(stateDirectory: string, namespace: string, sandboxI
     vm: join(directory, "vm"),
     netns: join(directory, "netns"),
     timeline: join(directory, "timeline.json"),
+    trace: join(directory, "timeline.trace.json"),
   };
 }

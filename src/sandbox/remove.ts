@@ -87,7 +87,7 @@ export async function removeFilesIn(directory: string): Promise<void> {
 async function removeStateDirectory(directory: string): Promise<void> {
   const names = (await readdir(directory).catch(ignore("ENOENT"))) ?? [];
   // One that was being written when its writer died has another name behind its own.
-  const timelines = names.filter((name) => name.startsWith("timeline.json"));
+  const timelines = names.filter((name) => name.startsWith("timeline."));
   for (const name of [...timelines, journalName]) await removeFile(join(directory, name));
   await removeDirectory(directory);
   // The namespace's directory goes with its last sandbox.

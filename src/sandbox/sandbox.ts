@@ -74,7 +74,10 @@ class VmSandbox implements Sandbox {
 
   constructor(options: Options) {
     this.#options = options;
-    this.#timeline = new Timeline((phase) => options.observer?.onPhase(phase), options.vms.originMs);
+    this.#timeline = new Timeline((phase) => options.observer?.onPhase(phase), {
+      originMs: options.vms.originMs,
+      programMs: options.programMs,
+    });
   }
 
   get id(): string {
@@ -96,6 +99,7 @@ class VmSandbox implements Sandbox {
   }
 
   async boot({ spec, mounts }: BootRequest, { signal }: { signal: AbortSignal }): Promise<BootedSandbox> {
+    this.#timeline.onRequest();
     if (this.#hold !== "none" || this.#booted !== undefined) {
       throw new RuntimeError("failed_precondition", `Cannot boot sandbox "${this.id}": it was booted before`);
     }
@@ -177,6 +181,7 @@ class VmSandbox implements Sandbox {
   }
 
   async #create(request: CreateContainerRequest, signal: AbortSignal): Promise<GuestContainer> {
+    this.#timeline.onRequest();
     const { containerId, bundle, stdio } = request;
     const spec = await loadSpec(bundle);
     const config = configFor(spec.annotations, this.#options.config);
@@ -387,7 +392,10 @@ class VmSandbox implements Sandbox {
 
   async #saveTimeline(): Promise<void> {
     const host = await this.#host;
-    if (host !== undefined) await this.#timeline.save(host.paths.timeline, this.#options.log);
+    if (host === undefined) return;
+    const { timeline, trace } = host.paths;
+    const { config, log } = this.#options;
+    await this.#timeline.save({ timeline, trace: config.trace ? trace : undefined }, log);
   }
 
   #lostError(cause?: unknown): RuntimeError {

@@ -1,6 +1,7 @@
 import { describe } from "../base/errors.ts";
 import { writeFileAtomic } from "../base/files.ts";
 import type { Log } from "../base/log.ts";
+import { daemonTracks, formatTrace } from "./trace.ts";
 
 /** One measured part of a start. Times are relative to the start of the shim's process, or to when it was taken from the pool. */
 export interface Phase {
@@ -12,13 +13,30 @@ export interface Phase {
 /** Collects how long the parts of a start took. */
 export class Timeline {
   readonly #phases: Phase[] = [];
+  #programMs: number | undefined;
   readonly #onPhase: ((phase: Phase) => void) | undefined;
   readonly #originMs: number;
 
-  /** @param originMs  what the phases count from, on the clock of `performance.now()` */
-  constructor(onPhase?: (phase: Phase) => void, originMs = 0) {
+  /**
+   * @param clock.originMs   what the phases count from, on the clock of `performance.now()`
+   * @param clock.programMs  how long this process, which is there for nothing else, took until now; its first request is awaited
+   */
+  constructor(
+    onPhase?: (phase: Phase) => void,
+    { originMs = 0, programMs }: { originMs?: number | undefined; programMs?: number | undefined } = {},
+  ) {
     this.#onPhase = onPhase;
     this.#originMs = originMs;
+    if (programMs === undefined || originMs !== 0) return;
+    this.#programMs = programMs;
+    this.add("daemon", 0, programMs);
+  }
+
+  /** The first request has come. */
+  onRequest(): void {
+    if (this.#programMs === undefined) return;
+    this.add("request", this.#programMs, performance.now() - this.#programMs);
+    this.#programMs = undefined;
   }
 
   get phases(): readonly Phase[] {
@@ -42,10 +60,17 @@ export class Timeline {
   }
 
   /** Best effort: a file that cannot be written is logged. */
-  async save(path: string, log: Log): Promise<void> {
-    await writeFileAtomic(path, JSON.stringify(this.#phases)).catch((error: unknown) => {
+  async save(
+    paths: { readonly timeline: string; readonly trace?: string | undefined },
+    log: Log,
+  ): Promise<void> {
+    try {
+      await writeFileAtomic(paths.timeline, JSON.stringify(this.#phases));
+      if (paths.trace !== undefined)
+        await writeFileAtomic(paths.trace, formatTrace(daemonTracks(this.#phases)));
+    } catch (error) {
       log.warn({ error: describe(error) }, "cannot write the timeline");
-    });
+    }
   }
 }
 

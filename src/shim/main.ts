@@ -14,7 +14,7 @@ await runCommand(process.argv.slice(2), {
     const { createDriver } = await import("../hypervisor/drivers.ts");
     const { createSandbox } = await import("../sandbox/sandbox.ts");
     const hypervisor = await createDriver(options.config, (text) => options.log.warn(text));
-    return createSandbox({ ...options, hypervisor });
+    return createSandbox({ ...options, hypervisor, programMs: performance.now() });
   },
   bootReadyVm: async (options) => {
     const { createDriver } = await import("../hypervisor/drivers.ts");

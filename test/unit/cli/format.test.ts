@@ -57,6 +57,12 @@ test("timeline", async () => {
       "",
     ].join("\n"),
   );
+  expect(formatTimeline(own.slice(1), [], 1150).split("\n").slice(-4)).toEqual([
+    "create          112.0    1000.0",
+    "unaccounted                50.0",
+    "total                    1150.0",
+    "",
+  ]);
   await using directory = createTempDir();
   const path = directory.join("timeline.json");
   expect(await readDaemonPhases(path)).toEqual([]);
