@@ -98,7 +98,7 @@ fn run() -> Result<()> {
 }
 
 async fn serve() -> Result<()> {
-    network::bring_loopback_up().await?;
+    network::loopback::bring_up()?;
     let reaper = Reaper::default();
     let sandbox = Arc::new(Sandbox::new(reaper.clone()));
     let control = Listener::bind(server::CONTROL_PORT)?;

@@ -70,17 +70,6 @@ fn format_address(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-/// Brings the link with this name up.
-pub async fn bring_up_by_name(handle: &Handle, name: &str) -> Result<()> {
-    let message = LinkUnspec::new_with_name(name).up().build();
-    handle
-        .link()
-        .change(message)
-        .execute()
-        .await
-        .map_err(failed(format!("bring interface \"{name}\" up")))
-}
-
 async fn list(handle: &Handle) -> Result<Vec<Link>> {
     let messages: Vec<LinkMessage> = handle
         .link()

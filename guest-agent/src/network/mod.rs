@@ -1,6 +1,7 @@
 //! The guest's network, through rtnetlink. The connection exists only while something is configured.
 
 mod links;
+pub mod loopback;
 mod plan;
 mod routes;
 
@@ -28,11 +29,6 @@ pub async fn configure(request: &ConfigureNetworkRequest) -> Result<()> {
         routes::apply(handle, &links, &plan).await
     })
     .await
-}
-
-/// Brings the loopback up.
-pub async fn bring_loopback_up() -> Result<()> {
-    with_handle(async |handle| links::bring_up_by_name(handle, "lo").await).await
 }
 
 async fn with_handle(work: impl AsyncFnOnce(&Handle) -> Result<()>) -> Result<()> {
