@@ -248,6 +248,7 @@ export class GuestContainer implements Container {
 
   /** Init's exit is the last of a container: execs that the guest did not report by now died with it. */
   #onInitExit(exitCode: number, execExitCode: number): Promise<void> {
+    this.init.noteEnd();
     this.#initExit ??= (async () => {
       const running = [...this.#execs.values()].filter(
         ({ state }) => state.tag !== "created" && state.tag !== "deleted",

@@ -38,6 +38,8 @@ export class GuestProcess implements Process {
   #io: ProcessIo | undefined;
   #starting: Promise<unknown> = Promise.resolve();
   #finishing = false;
+  /** By what the guest says. */
+  #hasEnded = false;
   #overdue: NodeJS.Timeout | undefined;
 
   constructor(options: ProcessOptions) {
@@ -135,11 +137,17 @@ export class GuestProcess implements Process {
     }
   }
 
+  /** The guest reported its end, which others of its container hold up: a SIGKILL had its effect. */
+  noteEnd(): void {
+    this.#hasEnded = true;
+    clearTimeout(this.#overdue);
+  }
+
   /** The guest reported its end. Resolves when the exit is final: started, drained, state changed. */
   async finish(exitCode: number): Promise<ExitStatus> {
     if (this.#finishing) return this.#exit.promise;
     this.#finishing = true;
-    clearTimeout(this.#overdue);
+    this.noteEnd();
     const exit: ExitStatus = { exitCode, exitedAt: new Date() };
     await this.#starting;
     this.#io?.endStdin();
@@ -182,7 +190,7 @@ export class GuestProcess implements Process {
 
   /** A hung file system keeps even a killed process; an exec's goes with its container, a container's with the VM. */
   #expectEnd(): void {
-    if (this.execId !== "" || this.#finishing) return;
+    if (this.execId !== "" || this.#hasEnded) return;
     this.#overdue ??= setTimeout(() => this.#options.killVm(), endTimeoutMs).unref();
   }
 

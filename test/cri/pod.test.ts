@@ -1,5 +1,6 @@
 import { readFileSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { start } from "../support/cli-run.ts";
 import { type Cri, type Handler, startCri } from "../support/cri.ts";
 import { type Pod, runPod } from "../support/cri-pod.ts";
 import { checkLeaksAroundEachTest } from "../support/leaks.ts";
@@ -52,6 +53,31 @@ describe.for(["caisson", "caisson-shim"] satisfies Handler[])("a pod of the hand
     expect(await crashing.ended()).toMatchObject({ exitCode: 3, reason: "Error" });
     expect(await other.exec("echo", "works")).toMatchObject({ exitCode: 0, stdout: "works\n" });
     expect(await other.status()).toMatchObject({ state: "CONTAINER_RUNNING" });
+  });
+
+  test("a container that is stuck leaves the others alone: exec, logs and stop go on", async () => {
+    await using stubborn = await pod.start("stubborn", [
+      "sh",
+      "-c",
+      "trap '' TERM; while :; do sleep 1; done",
+    ]);
+    const script = "trap 'echo bye; exit 7' TERM; seq 1 1000; while :; do sleep 1; done";
+    await using other = await pod.start("beside", ["sh", "-c", script]);
+    // Its output is never read.
+    await using _unread = start(cri.crictlArgv("exec", stubborn.id, "cat", "/dev/zero"));
+    const stopping = cri.crictlOk(["stop", "--timeout", "200", stubborn.id]);
+
+    expect(await other.exec("echo", "works")).toMatchObject({ exitCode: 0, stdout: "works\n" });
+    await using crashing = await pod.start("crashing-beside", ["sh", "-c", "sh -c 'kill -SEGV $$'; exit $?"]);
+    expect(await crashing.ended()).toMatchObject({ exitCode: 139 });
+    await cri.crictlOk(["stop", "--timeout", "200", other.id]);
+    expect(await other.status()).toMatchObject({ state: "CONTAINER_EXITED", exitCode: 7 });
+    expect(logLines(other.logPath, "stdout")).toHaveLength(1001);
+
+    expect(await stubborn.status()).toMatchObject({ state: "CONTAINER_RUNNING" });
+    await cri.crictlOk(["stop", "--timeout", "0", stubborn.id]);
+    await stopping;
+    expect(await stubborn.status()).toMatchObject({ state: "CONTAINER_EXITED", exitCode: 137 });
   });
 
   test("a command that is not there fails the start and names it", async () => {

@@ -21,14 +21,14 @@ const processJson = Buffer.from('{"args":["true"],"cwd":"/"}');
 const never = () => new Promise<never>(() => {});
 
 /** A container `c1` in a guest that the test plays. */
-async function startContainer(handlers: FakeAgentOptions["handlers"] = {}) {
+async function startContainer(handlers: FakeAgentOptions["handlers"] = {}, drainTimeoutMs = 2_000) {
   const dir = createTempDir();
   const fake = await startFakeAgent({ path: dir.join("vsock"), handlers });
   const agent = new Agent({ tag: "hybrid", path: dir.join("vsock") }, 5_000);
   const events: string[] = [];
   const vm = { kills: 0, releases: 0 };
   const vmSize = { vcpus: 1, memoryMiB: 256 };
-  const common = { agent, hostPid: 4_242, drainTimeoutMs: 2_000, killVm: () => void (vm.kills += 1) };
+  const common = { agent, hostPid: 4_242, drainTimeoutMs, killVm: () => void (vm.kills += 1) };
   const joinLateNetwork = async () => {};
   const init = new GuestProcess({ ...common, containerId: "c1", execId: "", stdio: silent });
   const spec: Spec = { ociVersion: "1.0.2", root: { path: "rootfs" }, process: { cwd: "/" } };
@@ -258,19 +258,42 @@ test("SIGKILL after the loss of the agent ends the VM at once, other failures ar
   expect(guest.vm.kills).toBe(1);
 });
 
-test("the exit is reported although a reader does not take the output, once the drain's time is over", async () => {
-  await using guest = await startContainer();
-  await guest.container.start("");
-  const stdout = makeFifo(guest.dir, "out");
+/** Starts the exec `e1`, which has ended and whose output nobody takes. */
+async function startUnread({ dir, container, fake }: Awaited<ReturnType<typeof startContainer>>) {
+  const stdout = makeFifo(dir, "out");
   // Opens the FIFO and never reads.
   const reader = spawn("sh", ["-c", 'exec 3<"$0"; echo; exec sleep 60', stdout], {
     stdio: ["ignore", "pipe", "ignore"],
   });
-  const process = await guest.container.exec({ execId: "e1", stdio: { ...silent, stdout }, processJson });
-  await guest.container.start("e1");
-  const stream = guest.fake.streams.get("c1 e1 stdout");
+  const process = await container.exec({ execId: "e1", stdio: { ...silent, stdout }, processJson });
+  await container.start("e1");
+  const stream = fake.streams.get("c1 e1 stdout");
   for (const frame of encodeFrames(Buffer.alloc(1024 * 1024))) stream?.write(frame);
   stream?.write(Buffer.alloc(4, 0xff));
+  return { process, stream, reader };
+}
+
+test("the VM is spared while the exit of a killed container waits for an exec's reader", async () => {
+  // Longer than a container that was killed may take to end.
+  await using guest = await startContainer({}, 7_000);
+  await guest.container.start("");
+  const { reader } = await startUnread(guest);
+
+  await guest.container.init.kill(9, true);
+  guest.container.onGuestExit("e1", 137);
+  guest.container.onGuestExit("", 137);
+
+  expect(await guest.container.init.wait()).toMatchObject({ exitCode: 137 });
+  expect(guest.vm.kills).toBe(0);
+  await expect.poll(() => guest.events.slice(-2)).toEqual(["exit e1 137", "exit init 137"]);
+  reader.kill("SIGKILL");
+  await once(reader, "exit");
+});
+
+test("the exit is reported although a reader does not take the output, once the drain's time is over", async () => {
+  await using guest = await startContainer();
+  await guest.container.start("");
+  const { process, stream, reader } = await startUnread(guest);
 
   guest.container.onGuestExit("e1", 0);
 
