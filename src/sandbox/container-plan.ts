@@ -1,6 +1,11 @@
 import type { GuestContainerRequest } from "../agent-client/agent-types.ts";
 import { type BlockDevice, blockDevices, hasAllDevices, vfioGroups } from "../agent-client/guest-devices.ts";
-import { type BindSource, bindSources, type SharedBind } from "../agent-client/guest-mounts.ts";
+import {
+  type BindSource,
+  bindSources,
+  isSharedMemory,
+  type SharedBind,
+} from "../agent-client/guest-mounts.ts";
 import { sharedNamespaces } from "../agent-client/guest-namespaces.ts";
 import { guestSpec, refuseUnsupported } from "../agent-client/guest-spec.ts";
 import { sharedSysctls } from "../agent-client/guest-sysctls.ts";
@@ -47,7 +52,8 @@ export async function planContainer(spec: Spec, options: PlanOptions): Promise<C
   const { places, storages, added } = await options.memory.placesFor(spec, sharedTypes.includes("ipc"));
   const taken = new Set(spec.mounts?.map(({ destination }) => destination));
   const missing = options.podMounts.filter(({ destination }) => !taken.has(destination));
-  const whole = { ...spec, mounts: [...(spec.mounts ?? []), ...added, ...missing] };
+  const kept = spec.mounts?.filter((mount) => added.length === 0 || !isSharedMemory(mount)) ?? [];
+  const whole = { ...spec, mounts: [...kept, ...added, ...missing] };
   const { containerId, terminal, isIdle, rootImage } = options;
   return {
     rootImage,

@@ -14,7 +14,7 @@ export interface MemoryPlaces {
   readonly places: ReadonlyMap<SpecMount, string>;
   /** The places, to be mounted. */
   readonly storages: readonly GuestStorage[];
-  /** A mount at /dev/shm that the spec lacks. */
+  /** A mount at /dev/shm, in the place of those that the spec has there. */
   readonly added: readonly SpecMount[];
 }
 
@@ -27,7 +27,7 @@ export class SharedMemory {
 
   /**
    * @param joinsIpc  The container shares the IPC namespace of its sandbox: then it has the sandbox's shared memory, even
-   *                  when nobody on the host made a place for it (the Sandbox API)
+   *                  when nobody on the host made a place for it (the Sandbox API: the mount is containerd's default then)
    */
   async placesFor(spec: Spec, joinsIpc: boolean): Promise<MemoryPlaces> {
     const bind = sharedMemoryBind(spec);
@@ -36,8 +36,10 @@ export class SharedMemory {
       if (storage === undefined) return none;
       return { places: new Map([[bind, storage.target]]), storages: [storage], added: [] };
     }
-    if (!joinsIpc || spec.mounts?.some(isSharedMemory)) return none;
-    const storage = this.#add("", [`size=${defaultSizeBytes}`, "mode=1777"]);
+    const own = spec.mounts?.filter(isSharedMemory) ?? [];
+    if (!joinsIpc || !own.every(isDefault)) return none;
+    const size = own.at(-1)?.options?.find((option) => option.startsWith("size="));
+    const storage = this.#add("", [size ?? `size=${defaultSizeBytes}`, "mode=1777"]);
     const mount = { destination: "/dev/shm", type: "bind", source: "", options: ["rbind"] };
     return { places: new Map([[mount, storage.target]]), storages: [storage], added: [mount] };
   }
@@ -77,6 +79,11 @@ export class SharedMemory {
     this.#storages.set(key, storage);
     return storage;
   }
+}
+
+/** As containerd writes it for every container, unless it has a place on the host to bind. */
+function isDefault({ type, source }: SpecMount): boolean {
+  return type === "tmpfs" && source === "shm";
 }
 
 const flags = ["nosuid", "nodev", "noexec"];
