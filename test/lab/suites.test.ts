@@ -8,8 +8,8 @@ const minutes = 60_000;
 const suiteTimeoutMs = 240 * minutes;
 /** What depends on the hypervisor, on each of them. */
 const everywhere = ["vm/run", "vm/lifecycle", "vm/network", "vm/volumes", "vm/block-volumes", "vm/connect"];
-/** What depends on the transport or on the speed of a host, once. */
-const once = ["vm/output", "vm/terminal", "e2e/run", "e2e/task", "e2e/output", "e2e/crash"];
+/** What depends on the transport, on the speed of a host or on cgroup v2, once. */
+const once = ["vm/output", "vm/terminal", "vm/pod-cgroup", "e2e/run", "e2e/task", "e2e/output", "e2e/crash"];
 
 /** In the cache, which lies in the lab at the same path. */
 const containerd = process.env["CAISSON_TEST_CONTAINERD"] ?? "";

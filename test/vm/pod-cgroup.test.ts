@@ -8,6 +8,7 @@ import { vmmProgram } from "../support/suite-settings.ts";
 const mebibyte = 1024 ** 2;
 const isV1 = existsSync("/sys/fs/cgroup/memory/memory.usage_in_bytes");
 const memoryRoot = isV1 ? "/sys/fs/cgroup/memory" : "/sys/fs/cgroup";
+const cpuRoot = isV1 ? "/sys/fs/cgroup/cpu" : "/sys/fs/cgroup";
 const [usageFile, limitFile] = isV1
   ? ["memory.usage_in_bytes", "memory.limit_in_bytes"]
   : ["memory.current", "memory.max"];
@@ -22,12 +23,23 @@ checkLeaksAroundEachTest(() => ({ marks: [name] }));
 /** The cgroup of a pod, made and limited as kubelet does it. */
 function makeKubeletCgroup(limitBytes: number) {
   const path = `${memoryRoot}/${name}`;
-  mkdirSync(path);
+  const paths = new Set([path, `${cpuRoot}/${name}`]);
+  for (const each of paths) mkdirSync(each);
   writeFileSync(`${path}/${limitFile}`, String(limitBytes));
   return {
     usageBytes: () => Number(readFileSync(`${path}/${usageFile}`, "utf8")),
     entries: () => readdirSync(path, { withFileTypes: true }).filter((entry) => entry.isDirectory()),
-    [Symbol.dispose]: () => rmdirSync(path),
+    /** Of 100,000 microseconds; less than it gets on a busy machine. */
+    limitCpu: (quota: "10000" | "none") =>
+      isV1
+        ? writeFileSync(`${cpuRoot}/${name}/cpu.cfs_quota_us`, quota === "none" ? "-1" : quota)
+        : writeFileSync(`${cpuRoot}/${name}/cpu.max`, quota === "none" ? "max" : quota),
+    /** In how many periods it wanted more. */
+    throttledPeriods: () =>
+      Number(/^nr_throttled (\d+)$/m.exec(readFileSync(`${cpuRoot}/${name}/cpu.stat`, "utf8"))?.[1]),
+    [Symbol.dispose]: () => {
+      for (const each of paths) rmdirSync(each);
+    },
   };
 }
 
@@ -42,7 +54,7 @@ function cgroupsOf(pod: Pod, program: RegExp): string[] {
   });
 }
 
-test("the pod's cgroup holds the VM and its helpers, accounts for the guest's memory and lets it use its own", async () => {
+test("the pod's cgroup holds the VM and its helpers, accounts for the guest's memory, lets it use its own, and holds its CPU limit", async () => {
   using kubelet = makeKubeletCgroup(podMemoryBytes + overheadBytes);
   await using pod = createPod();
   const place = `/${name}/${pod.dir.token}`;
@@ -65,6 +77,10 @@ test("the pod's cgroup holds the VM and its helpers, accounts for the guest's me
   });
   const usedBytes = kubelet.usageBytes();
   expect(usedBytes).toBeGreaterThan(110 * mebibyte);
+  kubelet.limitCpu("10000");
+  await container.sh("timeout 3 sh -c 'while :; do :; done'");
+  expect(kubelet.throttledPeriods()).toBeGreaterThan(3);
+  kubelet.limitCpu("none");
   console.info(`the pod's cgroup: ${Math.round(usedBytes / mebibyte)} MiB for 110 MiB in the guest`);
 
   await container.remove();
