@@ -120,7 +120,9 @@ class Pool {
     );
     await within(Promise.all(ends), endTimeoutMs, undefined);
     for (const id of this.#kept.keys()) await this.#remove(id);
-    await removeDirectory(join(this.#config.stateDirectory, readyNamespace)).catch(ignore("ENOTEMPTY"));
+    const { stateDirectory } = this.#config;
+    for (const directory of [join(stateDirectory, readyNamespace), readyDirectory(stateDirectory)])
+      await removeDirectory(directory).catch(ignore("ENOTEMPTY"));
   }
 
   /** Starts a daemon. False: it has not come up. */

@@ -1,8 +1,9 @@
 import { mkdir, rm } from "node:fs/promises";
 import { statSync } from "node:fs";
 import { createServer, type Server, Socket } from "node:net";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { describe } from "../base/errors.ts";
+import { ignore, removeDirectory } from "../base/files.ts";
 import { checkId } from "../base/ids.ts";
 import { createLog, type Log } from "../base/log.ts";
 import { within } from "../base/scope.ts";
@@ -89,9 +90,9 @@ class ReadyDaemon {
     const log = createLog(config.logLevel, lines);
     keepAlive(log);
     const metrics = new DaemonMetrics();
+    const ready = await parts.bootReadyVm({ id, config, log, observer: metrics, signal });
     const directory = readyDirectory(config.stateDirectory);
     await mkdir(directory, { recursive: true, mode: 0o700 });
-    const ready = await parts.bootReadyVm({ id, config, log, observer: metrics, signal });
     return new ReadyDaemon(parts, { ready, lines, log, metrics, socketPath: join(directory, id), signal });
   }
 
@@ -121,6 +122,7 @@ class ReadyDaemon {
     this.#isTaken = true;
     await rm(this.#waiting.socketPath, { force: true });
     server.close();
+    await removeDirectory(dirname(this.#waiting.socketPath)).catch(ignore("ENOTEMPTY"));
     await this.#waiting.ready[Symbol.asyncDispose]();
     return false;
   }
