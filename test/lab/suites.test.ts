@@ -7,9 +7,18 @@ const patience = 5;
 const minutes = 60_000;
 const suiteTimeoutMs = 240 * minutes;
 /** What depends on the hypervisor, on each of them. */
-const everywhere = ["vm/run", "vm/lifecycle", "vm/network", "vm/volumes", "vm/block-volumes", "vm/connect"];
-/** What depends on the transport, on the speed of a host or on cgroup v2, once. */
-const once = ["vm/output", "vm/terminal", "vm/pod-cgroup", "e2e/run", "e2e/task", "e2e/output", "e2e/crash"];
+const everywhere = ["vm/run", "vm/lifecycle", "vm/network", "vm/volumes", "vm/connect"];
+/** What is QEMU's, or depends on the transport, on the speed of a host or on cgroup v2, once. */
+const once = [
+  "vm/block-volumes",
+  "vm/output",
+  "vm/terminal",
+  "vm/pod-cgroup",
+  "e2e/run",
+  "e2e/task",
+  "e2e/output",
+  "e2e/crash",
+];
 
 /** In the cache, which lies in the lab at the same path. */
 const containerd = process.env["CAISSON_TEST_CONTAINERD"] ?? "";

@@ -80,6 +80,8 @@ export function planCloudHypervisor(
     refuseVmConfig(config, 'it has PCI devices of the host, which takes QEMU\'s machine "q35"');
   if (config.accelerator !== "kvm") refuseVmConfig(config, "Cloud Hypervisor runs with KVM only");
   if (config.vsock.tag !== "hybrid") refuseVmConfig(config, "Cloud Hypervisor serves the vsock itself");
+  if (config.disks.some(({ isBlockDevice }) => isBlockDevice === true))
+    refuseVmConfig(config, "Cloud Hypervisor opens disks as its own user, which may not open block devices");
   const files: VmFile[] = [];
   const inherit: Inherit = (path, access) =>
     `/proc/self/fd/${files.push({ path, access }) - 1 + firstFileFd}`;

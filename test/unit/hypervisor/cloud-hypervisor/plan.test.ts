@@ -85,6 +85,11 @@ test.each<{ name: string; changes: Partial<VmConfig>; fact: string }>([
     changes: { vsock: { tag: "vhost-device-vsock" } },
     fact: "serves the vsock itself",
   },
+  {
+    name: "a block device",
+    changes: { disks: [{ id: "block0", path: "/dev/loop0", readOnly: true, isBlockDevice: true }] },
+    fact: "may not open block devices",
+  },
   { name: "no vCPU", changes: { vcpus: 0 }, fact: "it has 0 vCPUs" },
 ])("planCloudHypervisor() refuses $name", ({ changes, fact }) => {
   expect(() => planCloudHypervisor({ ...base, ...changes }, { landlock: true })).toThrow(
