@@ -32,7 +32,10 @@ function fill(directory: string): void {
 
 const directory = mkdtempSync(join(tmpdir(), "caisson-"));
 try {
-  rmSync(join(bin, "../lib/compile-cache"), { recursive: true, force: true });
+  const cache = join(bin, "../lib/compile-cache");
+  rmSync(cache, { recursive: true, force: true });
+  // The launcher names it to Node only where there is one.
+  mkdirSync(cache);
   fill(directory);
 } finally {
   rmSync(directory, { recursive: true, force: true });

@@ -49,12 +49,15 @@ impl Install {
                 command.env_remove(name);
             }
         }
-        // Made by the build; it holds for the directory that the installation lies in.
-        command
-            .env("NODE_COMPILE_CACHE", self.library("compile-cache"))
-            .env("NODE_COMPILE_CACHE_PORTABLE", "1")
-            // Few of Node's threads ever allocate, and each arena keeps what they have once had.
-            .env("MALLOC_ARENA_MAX", "1");
+        // Made by the build. Node would make one itself, at its end, when everything else is cleaned up.
+        let cache = self.library("compile-cache");
+        if cache.is_dir() {
+            command
+                .env("NODE_COMPILE_CACHE", cache)
+                .env("NODE_COMPILE_CACHE_PORTABLE", "1");
+        }
+        // Few of Node's threads ever allocate, and each arena keeps what they have once had.
+        command.env("MALLOC_ARENA_MAX", "1");
         command
     }
 
