@@ -1,23 +1,23 @@
 //! Namespaces that the containers of the sandbox share.
 
+mod holder;
+
 use std::collections::BTreeMap;
-use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Mutex;
 
-use nix::errno::Errno;
-
 use crate::error::{Context, Error, Result};
 use crate::sandbox::lock;
-use crate::{child, idle};
+use holder::IdMaps;
 
 /// As the OCI specification and the kernel call them.
 const SHAREABLE: [&str; 4] = ["pid", "ipc", "uts", "user"];
 
-/// The namespaces of the sandbox: its own container's, or, when there never was one, the guest's with a PID namespace beside.
-/// Open files keep them; a PID namespace is of use only while its init lives.
+/// The namespaces of the sandbox: its own container's, or, when there never was one, those of a holder: the guest's with a PID
+/// namespace beside, or all of them below a user namespace when the first container to join wants one. Open files keep them; a PID namespace is
+/// of use only while its init lives.
 #[derive(Default)]
 pub struct SharedNamespaces(Mutex<Option<Held>>);
 
@@ -33,15 +33,22 @@ impl SharedNamespaces {
         Ok(())
     }
 
-    /// Paths by which a container joins the namespaces called `types`.
-    pub fn paths(&self, types: &[String]) -> Result<Vec<(String, String)>> {
+    /// Paths by which a container with this OCI configuration joins the namespaces called `types`.
+    pub fn paths(&self, types: &[String], config: &[u8]) -> Result<Vec<(String, String)>> {
         if types.is_empty() {
             return Ok(Vec::new());
         }
         let mut held = lock(&self.0);
         let held = match &mut *held {
             Some(held) => held,
-            none => none.insert(Held::of(start_holder()?)?),
+            none => {
+                let maps = types
+                    .iter()
+                    .any(|name| name == "user")
+                    .then(|| IdMaps::of(config))
+                    .transpose()?;
+                none.insert(Held::of(holder::start(maps.as_ref())?)?)
+            }
         };
         types.iter().map(|name| Ok((name.clone(), held.path(name)?))).collect()
     }
@@ -78,28 +85,4 @@ impl Held {
         let now = std::fs::metadata(format!("/proc/{}/ns/pid", self.init));
         matches!((now, namespace.metadata()), (Ok(now), Ok(then)) if now.ino() == then.ino())
     }
-}
-
-/// Starts the init of a PID namespace, which ends with the machine. All else it shares with the agent.
-fn start_holder() -> Result<i32> {
-    let action = || "start the init of a PID namespace".to_owned();
-    let name = CString::new(idle::NAME).map_err(|_| Error::Internal("Cannot use a name with NUL".into()))?;
-    let arguments = [name.as_ptr(), std::ptr::null()];
-    // SAFETY: without CLONE_VM this is a fork; the child makes system calls only and then becomes another program or ends.
-    // The arguments live until then.
-    let pid = unsafe {
-        let pid = libc::syscall(libc::SYS_clone, libc::CLONE_NEWPID | libc::SIGCHLD, 0, 0, 0, 0);
-        if pid == 0 {
-            if child::prepare().is_ok() {
-                libc::execv(c"/proc/self/exe".as_ptr(), arguments.as_ptr());
-            }
-            libc::_exit(70);
-        }
-        pid
-    };
-    let pid = i32::try_from(pid).map_err(|_| Errno::ERANGE).context(action)?;
-    if pid < 0 {
-        return Err(Errno::last()).context(action);
-    }
-    Ok(pid)
 }

@@ -126,7 +126,9 @@ impl Sandbox {
         sysctl::set(&request.sysctls)?;
         self.mount_once(&request.storages)?;
         let mut additions = Additions {
-            namespaces: self.namespaces.paths(&request.shared_namespaces)?,
+            namespaces: self
+                .namespaces
+                .paths(&request.shared_namespaces, &request.oci_config_json)?,
             devices: devices::of_disks(&request.disks).await?,
             notify: None,
             environment: std::mem::take(&mut request.environment),

@@ -109,3 +109,9 @@ export async function forgetInGuest(
   growth.remove(containerId);
   await volumes.release(containerId);
 }
+
+/** Gives the guest a network that has come since its boot, within `timeoutMs`. */
+export async function joinLateNetwork(vm: SandboxVm, sandboxId: string, timeoutMs: number): Promise<void> {
+  using limit = scope(undefined, timeoutMs, `the network of sandbox "${sandboxId}"`);
+  await vm.joinLateNetwork(limit.signal);
+}

@@ -3,7 +3,6 @@ import { describe, RuntimeError } from "../base/errors.ts";
 import { checkId } from "../base/ids.ts";
 import type { Log } from "../base/log.ts";
 import { timed } from "../base/metrics.ts";
-import { scope } from "../base/scope.ts";
 import { configFor } from "../config/annotations.ts";
 import type { Config } from "../config/config.ts";
 import { loadSpec, type SpecMount } from "../oci/spec.ts";
@@ -14,7 +13,7 @@ import { checkFits, type FirstContainer, needsShare } from "./first-container.ts
 import type { HostState } from "./host-state.ts";
 import type { ContainerHooks } from "./hooks.ts";
 import type { ProcessIo } from "./io.ts";
-import { forgetInGuest, makeInGuest } from "./make-in-guest.ts";
+import { forgetInGuest, joinLateNetwork, makeInGuest } from "./make-in-guest.ts";
 import type {
   BootedSandbox,
   BootRequest,
@@ -236,9 +235,10 @@ class VmSandbox implements Sandbox {
     { io, hooks, log }: { io: ProcessIo; hooks: ContainerHooks; log: Log },
   ): GuestContainer {
     const { containerId, bundle, rootfs, stdio } = request;
+    const { agentCallTimeoutMs, drainTimeoutMs } = this.#options.config;
     const common = {
       agent: vm.agent,
-      drainTimeoutMs: this.#options.config.drainTimeoutMs,
+      drainTimeoutMs,
       hostPid: vm.vm.identity.pid,
       killVm: () => this.#killVm(vm),
     };
@@ -257,7 +257,7 @@ class VmSandbox implements Sandbox {
       openStream: (execId) => vm.openStream(containerId, execId),
       descriptors: request.descriptors,
       connectDescriptor: (fd, signal) => vm.connect({ tag: "descriptor", containerId, fd }, signal),
-      joinLateNetwork: () => this.#joinLateNetwork(vm),
+      joinLateNetwork: () => joinLateNetwork(vm, this.id, agentCallTimeoutMs),
       emit: (event) => this.#onContainerEvent(event),
       release: () => this.#release(request, { vm, host }),
     });
@@ -354,12 +354,6 @@ class VmSandbox implements Sandbox {
       await removeContainerFiles(request, booted.host.shared);
     }
     this.#containers.delete(containerId);
-  }
-
-  async #joinLateNetwork(vm: SandboxVm): Promise<void> {
-    const timeoutMs = this.#options.config.agentCallTimeoutMs;
-    using limit = scope(undefined, timeoutMs, `the network of sandbox "${this.id}"`);
-    await vm.joinLateNetwork(limit.signal);
   }
 
   async #close(): Promise<void> {

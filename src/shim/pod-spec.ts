@@ -2,6 +2,7 @@ import { hostname as hostHostname } from "node:os";
 import { RuntimeError } from "../base/errors.ts";
 import type { Spec } from "../oci/spec.ts";
 import { runtime } from "../gen/sandbox.js";
+import { checkUserNamespace } from "./pod-user-namespace.ts";
 
 const podConfigType = "runtime.v1.PodSandboxConfig";
 
@@ -26,7 +27,7 @@ export interface PodPlan {
 /**
  * Translates the configuration of a pod; other clients than CRI give none.
  *
- * @throws invalid_argument     options of another type, or that cannot be decoded
+ * @throws invalid_argument     options of another type, or that cannot be decoded; a user namespace that cannot be
  * @throws failed_precondition  the host's network
  */
 export function planPod(request: PodRequest): PodPlan {
@@ -39,6 +40,7 @@ export function planPod(request: PodRequest): PodPlan {
   }
   const config = decode(request);
   const { linux, dnsConfig } = config;
+  checkUserNamespace(sandboxId, linux?.securityContext?.namespaceOptions?.usernsOptions);
   const hostname = config.hostname || hostHostname();
   const sysctl = { ...linux?.sysctls };
   const cgroupsPath = cgroupsPathOf(linux?.cgroupParent ?? "", sandboxId);

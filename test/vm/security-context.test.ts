@@ -222,3 +222,29 @@ const capabilityNames = [
   .join(" ")
   .split(" ")
   .map((name) => `CAP_${name}`);
+
+test("user namespaces of a sandbox without a container of its own: all that join share one", async () => {
+  await using mapped = createPod();
+  const root = mapped.dir.join("mapped-root");
+  makeBusyboxRoot(root);
+  execFileSync("chown", ["-hR", "100000:100000", root]);
+  const ids = [{ containerID: 0, hostID: 100_000, size: 65_536 }];
+  // The VM is there before a container that joins, as with the Sandbox API.
+  await mapped.start("first");
+  const changes = () => ({
+    root: { path: root },
+    linux: { uidMappings: ids, gidMappings: ids },
+    namespaces: [
+      ...joinedNamespaces(mapped.sandbox, ["pid", "ipc", "uts"]),
+      { type: "user", path: `/proc/${mapped.sandbox.pid}/ns/user` },
+    ],
+  });
+  const script =
+    "id -u; cat /proc/self/uid_map; ls /dev/mqueue; for name in user pid ipc uts; do readlink /proc/self/ns/$name; done; readlink /proc/1/root";
+
+  const a = await mapped.run("a", script, changes());
+  const b = await mapped.run("b", script, changes());
+
+  expect(a.output).toMatch(/^0\n\s+0\s+100000\s+65536\nuser:\[\d+\]\n(\w+:\[\d+\]\n){3}/);
+  expect(b).toEqual(a);
+});

@@ -90,3 +90,26 @@ test.for([
 ])("planPod() refuses $name", ({ request, want }) => {
   expect(() => planPod(request)).toThrowError(want);
 });
+
+const one = { hostId: 100_000, containerId: 0, length: 65_536 };
+const { POD, CONTAINER, NODE } = runtime.v1.NamespaceMode;
+const inUserNamespace = (usernsOptions: runtime.v1.UserNamespace.$Properties) =>
+  pod({ linux: { securityContext: { namespaceOptions: { usernsOptions } } } });
+
+test.for([
+  { mode: POD, uids: [one], gids: [one] },
+  { mode: NODE, uids: [], gids: [] },
+])("planPod() takes a user namespace that can be: $mode", (userns) => {
+  expect(planPod(inUserNamespace(userns)).hostname).toBe(hostname());
+});
+
+test.for([
+  { mode: POD, uids: [one, one], gids: [one], fact: /2 mappings of one kind/ },
+  { mode: POD, uids: [one], gids: [], fact: /needs a mapping of users and one of groups/ },
+  { mode: POD, uids: [{ ...one, length: 0 }], gids: [one], fact: /a mapping of no ids/ },
+  { mode: POD, uids: [one], gids: [{ ...one, containerId: 1 }], fact: /does not map the id 0/ },
+  { mode: NODE, uids: [one], gids: [one], fact: /the node's/ },
+  { mode: CONTAINER, uids: [one], gids: [one], fact: /has the mode 1/ },
+])("planPod() refuses a user namespace: $fact", ({ fact, ...userns }) => {
+  expect(() => planPod(inUserNamespace(userns))).toThrow(fact);
+});
