@@ -1,6 +1,6 @@
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
-import { connect } from "node:net";
+import { connect, type Socket } from "node:net";
 import type { ProcessIdentity } from "../../src/base/processes.ts";
 import { parseMountInfo } from "../../src/storage/mount.ts";
 import type { SharedDir } from "../../src/storage/shared-dir.ts";
@@ -10,6 +10,12 @@ import { createTempDir } from "./temp-dir.ts";
 
 /** Of the vhost-user protocol: the request GET_FEATURES in protocol version 1, without a payload. */
 const getFeatures = new Uint32Array([1, 1, 0]);
+
+/** Resolves when the virtiofsd at the other end serves: it answers from inside of its namespace. It ends with the connection. */
+export async function served(client: Socket): Promise<void> {
+  client.write(Buffer.from(getFeatures.buffer));
+  await once(client, "data");
+}
 
 /** A virtiofsd that serves a shared directory, as a VM's does. */
 export interface ShareServer extends AsyncDisposable {
@@ -43,9 +49,7 @@ export async function serveShare(shared: SharedDir): Promise<ShareServer> {
     await dir[Symbol.asyncDispose]();
   };
   try {
-    // It answers from inside of its namespace.
-    client.write(Buffer.from(getFeatures.buffer));
-    await once(client, "data");
+    await served(client);
     shared.serve(pid);
   } catch (error) {
     await release();

@@ -1,7 +1,7 @@
 /** The real model with a guest that the test plays: nothing of it is a VM, everything around it is as ever. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { chmodSync, mkdirSync, readdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { createServer, connect, type Socket } from "node:net";
 import { join } from "node:path";
 import { pino } from "pino";
@@ -10,9 +10,12 @@ import { loadConfig } from "../../../src/config/load.ts";
 import type { Config } from "../../../src/config/config.ts";
 import { fixedVm } from "../../../src/hypervisor/running-vm.ts";
 import type { Hypervisor, RunningVm, VmExit } from "../../../src/hypervisor/hypervisor.ts";
+import type { VmConfig } from "../../../src/hypervisor/vm-config.ts";
 import type { CreateContainerRequest, Sandbox, SandboxEvent } from "../../../src/sandbox/model.ts";
 import { createSandbox } from "../../../src/sandbox/sandbox.ts";
+import { buildPath } from "../../support/cli-build.ts";
 import { type FakeAgent, type FakeAgentOptions, startFakeAgent } from "../../support/fake-agent.ts";
+import { served } from "../../support/share-server.ts";
 import { createTempDir, mountsBelow, type TempDir } from "../../support/temp-dir.ts";
 
 export const goodSpec = {
@@ -53,14 +56,11 @@ export function createModel(guest: Guest = {}, settings: Partial<Config> = {}): 
   for (const name of ["state", "guest", "bundle", "bundle/rootfs"]) mkdirSync(dir.join(name));
   writeFileSync(dir.join("bundle", "rootfs", "file"), "");
   for (const name of ["vmlinux", "initrd", "image.erofs"]) writeFileSync(dir.join("guest", name), "");
-  // Holds its socket and serves nothing.
-  writeFileSync(dir.join("virtiofsd"), "#!/bin/sh\nexec sleep 1000\n");
-  chmodSync(dir.join("virtiofsd"), 0o755);
   const config: Config = {
     ...loadConfig({ environment: {}, executableDirectory: "/nowhere" }),
     stateDirectory: dir.join("state"),
     guestDirectory: dir.join("guest"),
-    virtiofsdPath: dir.join("virtiofsd"),
+    virtiofsdPath: buildPath("libexec/virtiofsd"),
     accel: "tcg",
     bootTimeoutMs: 5_000,
     agentCallTimeoutMs: 3_000,
@@ -71,9 +71,8 @@ export function createModel(guest: Guest = {}, settings: Partial<Config> = {}): 
   const hypervisor: Hypervisor = {
     name: "qemu",
     vsockTransports: ["vhost-device-vsock"],
-    boot: async ({ directory, nics }) => {
-      const taps = nics.map(({ tapFd }) => tapFd);
-      const vm = await bootFakeVm(directory, guest, taps);
+    boot: async (vmConfig) => {
+      const vm = await bootFakeVm(vmConfig, guest);
       vms.push(vm);
       return vm;
     },
@@ -140,11 +139,13 @@ interface FakeVm extends RunningVm {
 
 /** A hybrid vsock socket in `directory`, in front of a fake agent: what passes through can be tampered with. */
 async function bootFakeVm(
-  directory: string,
+  { directory, nics, shares }: VmConfig,
   { ready = "READY 1\n", ...options }: Guest,
-  taps: readonly number[],
 ): Promise<FakeVm> {
-  // Has the taps as a VMM would.
+  // As a VMM would, it has the taps, and a connection to each server of a share.
+  const taps = nics.map(({ tapFd }) => tapFd);
+  const clients = shares.map(({ socketName }) => connect(join(directory, socketName)));
+  await Promise.all(clients.map(served));
   const holder = spawn("sleep", ["1000"], { stdio: ["ignore", "ignore", "ignore", ...taps] });
   const agent: FakeAgent = await startFakeAgent({
     path: join(directory, "agent"),
@@ -176,6 +177,7 @@ async function bootFakeVm(
     exited.resolve({ reason: "the fake VM was stopped", exit: { exitCode: 0, signal: null } });
     for (const socket of hostSockets) socket.destroy();
     front.close();
+    for (const client of clients) client.destroy();
     holder.kill("SIGKILL");
     if (holder.exitCode === null && holder.signalCode === null) await once(holder, "exit");
     await agent[Symbol.asyncDispose]();

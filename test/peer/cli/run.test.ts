@@ -101,6 +101,7 @@ describe("run in the foreground", () => {
       .map((line) => line.replace(/\s{2,}.*/, ""));
     expect(phases).toEqual([
       "phase",
+      "program",
       "image",
       "bundle",
       "shim",
@@ -110,6 +111,8 @@ describe("run in the foreground", () => {
       "delete",
       "shutdown",
       "shim delete",
+      "unaccounted",
+      "total",
     ]);
   });
 });
