@@ -1,4 +1,5 @@
 import { describe } from "../base/errors.ts";
+import { keepAlive } from "../base/keep-alive.ts";
 import type { Log } from "../base/log.ts";
 import type { Config } from "../config/config.ts";
 import { createDriver } from "../hypervisor/drivers.ts";
@@ -26,7 +27,7 @@ export async function tryBoot(config: Config, log: Log, signal: AbortSignal): Pr
   const timeline = new Timeline();
   const begin = performance.now();
   try {
-    await bootOnce({ config, log, signal, sandboxId, timeline });
+    await keepAlive(bootOnce({ config, log, signal, sandboxId, timeline }));
     const seconds = ((performance.now() - begin) / 1000).toFixed(1);
     return { finding: ok(name, `a VM booted, answered and ended in ${seconds} s`), phases: timeline.phases };
   } catch (cause) {

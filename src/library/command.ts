@@ -5,7 +5,7 @@ import { codeOf, describe, RuntimeError } from "../base/errors.ts";
 import { scope } from "../base/scope.ts";
 import type { Container, Process, StdioStreams } from "../sandbox/model.ts";
 import { CommandError } from "./errors.ts";
-import { keepAlive } from "./keep-alive.ts";
+import { keepAlive } from "../base/keep-alive.ts";
 import type { ProcessExit, RunOptions, RunResult, SpawnOptions } from "./options.ts";
 import { BoundedOutput } from "./output.ts";
 import { killNow, type SandboxProcess, toSandboxProcess } from "./process.ts";

@@ -6,7 +6,7 @@ import { systemErrorCode } from "../base/files.ts";
 import type { ContainerUser } from "../image/users.ts";
 import { checkGuestPath } from "./check.ts";
 import type { CommandHost } from "./command.ts";
-import { keepAlive } from "./keep-alive.ts";
+import { keepAlive } from "../base/keep-alive.ts";
 import type { CopyInOptions, CopyOutOptions, ReadFileOptions, WriteFileOptions } from "./options.ts";
 import { BoundedOutput } from "./output.ts";
 import { tarOf } from "./tar.ts";

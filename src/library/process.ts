@@ -2,7 +2,7 @@ import { constants } from "node:os";
 import type { Readable, Writable } from "node:stream";
 import { codeOf, RuntimeError } from "../base/errors.ts";
 import type { Process } from "../sandbox/model.ts";
-import { keepAlive } from "./keep-alive.ts";
+import { keepAlive } from "../base/keep-alive.ts";
 import type { ProcessExit } from "./options.ts";
 
 /** A running process of a sandbox. */

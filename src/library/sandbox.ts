@@ -5,7 +5,7 @@ import { checkCommand } from "./check.ts";
 import { runCommand, spawnCommand } from "./command.ts";
 import type { SandboxEvent } from "./events.ts";
 import { copyIn, copyInTar, copyOut, copyOutTar, type FileHost, readFile, writeFile } from "./files.ts";
-import { keepAlive } from "./keep-alive.ts";
+import { keepAlive } from "../base/keep-alive.ts";
 import { trackOpen } from "./open-sandboxes.ts";
 import type {
   CopyInOptions,

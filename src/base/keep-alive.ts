@@ -1,5 +1,5 @@
 /**
- * An open sandbox does not keep the program running: one that forgets to close it comes to its end, and the sandbox with
+ * A VM does not keep the program that holds it running: one that forgets to close it comes to its end, and the VM with
  * it. What somebody waits for does.
  */
 let pending = 0;
