@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { start } from "../support/cli-run.ts";
-import { type Cri, type Handler, startCri } from "../support/cri.ts";
+import { busyboxImage, type Cri, type Handler, startCri } from "../support/cri.ts";
 import { type Pod, runPod } from "../support/cri-pod.ts";
 import { checkLeaksAroundEachTest } from "../support/leaks.ts";
 
@@ -118,6 +118,17 @@ describe.for(["caisson", "caisson-shim"] satisfies Handler[])("a pod of the hand
     expect(await greedy.ended()).toMatchObject({ exitCode: 137, reason: "OOMKilled" });
     expect(await other.exec("echo", "works")).toMatchObject({ stdout: "works\n" });
   });
+});
+
+test("an image volume: the files of another image, which cannot be changed", async () => {
+  await using pod = await runPod(cri, "caisson");
+  await using container = await pod.start("app", forever, {
+    config: { mounts: [{ container_path: "/image", image: { image: busyboxImage }, readonly: true }] },
+  });
+
+  const seen = await container.exec("sh", "-c", "/image/bin/busybox echo there; touch /image/file");
+
+  expect(seen).toMatchObject({ stdout: "there\n", stderr: expect.stringContaining("Read-only file system") });
 });
 
 test("hostNetwork is refused with the reason", async () => {
