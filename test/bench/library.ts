@@ -1,3 +1,4 @@
+import { glob, rm } from "node:fs/promises";
 import { Sandbox, type SandboxOptions } from "../../src/index.ts";
 import { image } from "../support/cli.ts";
 import { type Benchmark, eachRound } from "./bench.ts";
@@ -48,6 +49,8 @@ export const library: Benchmark = {
       }
       return `${samples.get(`erofs: create`)?.at(-1)?.toFixed(0)} ms to create`;
     });
+    // The disk is kept with its image on purpose.
+    for await (const disk of glob(bench.cli.dir.join("data/images/*/rootfs.erofs"))) await rm(disk);
     return [...samples].map(([name, values]) =>
       makeRow(group, name, name.includes("the sandbox") ? "MiB/s" : "ms", values),
     );
