@@ -5,8 +5,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = "../proto";
     let file = "caisson/agent/v1/agent.proto";
     println!("cargo:rerun-if-changed={root}/{file}");
-    // scripts/lib.sh sets it.
-    println!("cargo:rerun-if-env-changed=CAISSON_AGENT_SOURCES");
     let descriptors = protox::compile([file], [root])?;
     tonic_prost_build::configure()
         .build_client(false)

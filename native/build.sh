@@ -3,9 +3,9 @@
 set -euo pipefail
 source "$(dirname "$0")/../scripts/lib.sh"
 
-export CARGO_TARGET_DIR=$cache/target/native
 need_cargo "$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/native/Cargo.toml")"
-lock native
+tree_lock native
+use_target native
 
 # Cargo knows best what changed; the stamp only spares asking it.
 stamp=$build/lib/.native.key

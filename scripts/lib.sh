@@ -193,11 +193,27 @@ need_cargo() {
   fi
 }
 
-# agent_sources tells cargo which sources the agent is built from: checkouts share its target directory, and the times of files,
-# which cargo goes by, say nothing across them.
-agent_sources() {
-  CAISSON_AGENT_SOURCES=$(key "$root/guest-agent/src" "$root/proto")
-  export CAISSON_AGENT_SOURCES
+# use_target CRATE gives this checkout a target directory of its own for a crate: cargo goes by the times of files, which say nothing across checkouts.
+# A new one starts with the dependencies that another checkout has built; what was made there of our own sources is forgotten. The tenth oldest goes.
+use_target() {
+  local all=$cache/target/$1 newest new
+  export CARGO_TARGET_DIR=$all/$(sha256sum <<<"$root" | head -c 8)
+  if [[ -d $CARGO_TARGET_DIR ]]; then
+    touch "$CARGO_TARGET_DIR"
+    return
+  fi
+  mkdir -p "$all"
+  find "$all" -mindepth 1 -maxdepth 1 -printf '%T@ %p\n' | sort -rn | tail -n +10 | cut -d ' ' -f 2- | xargs -r rm -rf
+  newest=$(find "$all" -mindepth 1 -maxdepth 1 -regex '.*/[0-9a-f]+' -printf '%T@ %p\n' | sort -n | tail -n 1 | cut -d ' ' -f 2-)
+  if [[ -z $newest ]]; then return; fi
+  new=$(mktemp -d "$all/.new.XXXXXX")
+  # What another make is building while it is copied may be torn.
+  if cp -a --reflink=auto "$newest/." "$new" 2>/dev/null && [[ -z $(find "$newest" -mindepth 1 -mmin -1 -print -quit) ]]; then
+    find "$new" -path '*/.fingerprint/caisson*' -prune -exec rm -rf {} +
+    mv -T "$new" "$CARGO_TARGET_DIR"
+  else
+    rm -rf "$new"
+  fi
 }
 
 # use_node puts the Node that package.json pins in front of PATH. Npm itself is the machine's.
