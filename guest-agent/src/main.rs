@@ -20,6 +20,7 @@ mod idle;
 mod ids;
 mod log;
 mod memory;
+mod names;
 mod namespaces;
 mod network;
 mod notify;

@@ -6,7 +6,8 @@ use std::fs;
 use std::future::Future;
 use std::sync::Arc;
 
-use tonic::{Request, Response, Status};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::console::Size;
 use crate::error::{Error, Result};
@@ -162,6 +163,19 @@ impl Agent for Service {
     async fn get_stats(&self, request: Request<GetStatsRequest>) -> Reply<GetStatsResponse> {
         let container = self.sandbox()?.container(&request.get_ref().container_id)?;
         Ok(Response::new(stats::read(container.cgroup())?))
+    }
+
+    async fn serve_names(&self, request: Request<ServeNamesRequest>) -> Reply<ServeNamesResponse> {
+        let sandbox = self.sandbox()?;
+        complete(async move { sandbox.names.serve(&request.get_ref().addresses).await }).await?;
+        Ok(Response::new(ServeNamesResponse {}))
+    }
+
+    type NameQueriesStream = ReceiverStream<std::result::Result<NameQuery, Status>>;
+
+    async fn name_queries(&self, request: Request<Streaming<NameAnswer>>) -> Reply<Self::NameQueriesStream> {
+        let queries = &self.sandbox()?.names.queries;
+        Ok(Response::new(queries.send_to_host(request.into_inner())))
     }
 
     async fn ping(&self, _: Request<PingRequest>) -> Reply<PingResponse> {

@@ -10,6 +10,7 @@ use crate::descriptors::Descriptors;
 use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::forward::Connections;
+use crate::names::Names;
 use crate::namespaces::SharedNamespaces;
 use crate::notify::NotifySocket;
 use crate::proto::{CreateContainerRequest, Storage};
@@ -30,6 +31,8 @@ pub struct Sandbox {
     pub events: Events,
     /// Forwarded to the workload's ports.
     pub connections: Connections,
+    /// Name servers that the host reaches.
+    pub names: Names,
     phase: Mutex<Phase>,
     sandbox_id: Mutex<String>,
     containers: Mutex<BTreeMap<String, Option<Arc<Container>>>>,
@@ -54,6 +57,7 @@ impl Sandbox {
             reaper,
             events: Events::default(),
             connections: Connections::default(),
+            names: Names::default(),
             phase: Mutex::new(Phase::Fresh),
             sandbox_id: Mutex::default(),
             containers: Mutex::default(),

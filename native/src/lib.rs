@@ -1,5 +1,5 @@
 //! What the host side of Caisson needs from Linux and Node cannot do: tap devices in another network namespace,
-//! connections to its loopback, mounts, FIFOs, pseudo terminals, AF_VSOCK, sockets and descriptors to hand over, ends by a signal. Every
+//! connections to and from its loopback, mounts, FIFOs, pseudo terminals, AF_VSOCK, sockets and descriptors to hand over, ends by a signal. Every
 //! function is synchronous and short.
 
 mod bpf;
@@ -11,6 +11,7 @@ mod fifo;
 mod landlock;
 mod loopback;
 mod mount;
+mod namespace_socket;
 mod netns;
 mod pty;
 mod readiness;

@@ -19,6 +19,7 @@ import type {
   ProcessAddress,
 } from "./agent-types.ts";
 import { GuestCredentials } from "./guest-credentials.ts";
+import { answerNameQueries, type NameQuery } from "./name-queries.ts";
 import { throwStartFailure } from "./start-failure.ts";
 import type { GuestAddress } from "./vsock.ts";
 
@@ -228,6 +229,17 @@ export class Agent implements Disposable {
       guestPid: guestPid ?? 0,
       execId: foreignText(execId ?? "", 128),
     }));
+  }
+
+  /** Serves DNS at these addresses of the guest's loopback, for `answerNameQueries`. */
+  async serveNames(addresses: readonly string[], signal?: AbortSignal): Promise<void> {
+    const request = { addresses: [...addresses] };
+    await this.#call("ServeNames", v1.ServeNamesRequest, v1.ServeNamesResponse, request, signal);
+  }
+
+  /** See `answerNameQueries` of name-queries.ts. */
+  answerNameQueries(answer: (query: NameQuery) => Promise<Uint8Array | undefined>): Promise<string> {
+    return answerNameQueries(this.#client, `${servicePath}/NameQueries`, answer);
   }
 
   /** Resident memory of the agent in bytes. */

@@ -24,6 +24,13 @@ export interface Native {
    */
   listenLoopback(netnsPath: string): { readonly listeners: readonly number[]; readonly link: number };
   /**
+   * A UDP socket of the network namespace at `netnsPath`, on a free port of 127.0.0.1. Close-on-exec, non-blocking, and the
+   * caller's, as is that of `connectInNamespace`.
+   */
+  openUdpInNamespace(netnsPath: string): number;
+  /** Starts to connect to a TCP port of it by IPv4: wait for it to be writable, then ask `socketError`. */
+  connectInNamespace(netnsPath: string, address: string, port: number): number;
+  /**
    * Copies the mount that the file or directory `fd` (O_PATH is enough) is on, with it as the root; attached nowhere yet.
    * The descriptor is close-on-exec and the caller's; closing it before `moveMount` gives the copy up.
    */

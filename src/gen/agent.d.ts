@@ -3438,6 +3438,252 @@ export namespace caisson {
             }
 
             /**
+             * Properties of a ServeNamesRequest.
+             * @deprecated Use caisson.agent.v1.ServeNamesRequest.$Properties instead.
+             */
+            interface IServeNamesRequest extends caisson.agent.v1.ServeNamesRequest.$Properties {
+            }
+
+            /** Represents a ServeNamesRequest. */
+            class ServeNamesRequest {
+
+                /**
+                 * Constructs a new ServeNamesRequest.
+                 * @param [properties] Properties to set
+                 */
+                constructor(properties?: caisson.agent.v1.ServeNamesRequest.$Properties);
+
+                /** Unknown fields preserved while decoding when enabled */
+                $unknowns?: Uint8Array[];
+
+                /** ServeNamesRequest addresses. */
+                addresses: string[];
+
+                /**
+                 * Encodes the specified ServeNamesRequest message. Does not implicitly {@link caisson.agent.v1.ServeNamesRequest.verify|verify} messages.
+                 * @param message ServeNamesRequest message or plain object to encode
+                 * @param [writer] Writer to encode to
+                 * @returns Writer
+                 */
+                static encode(message: caisson.agent.v1.ServeNamesRequest.$Properties, writer?: $protobuf.Writer): $protobuf.Writer;
+
+                /**
+                 * Decodes a ServeNamesRequest message from the specified reader or buffer.
+                 * @param reader Reader or buffer to decode from
+                 * @param [length] Message length if known beforehand
+                 * @returns {caisson.agent.v1.ServeNamesRequest & caisson.agent.v1.ServeNamesRequest.$Shape} ServeNamesRequest
+                 * @throws {Error} If the payload is not a reader or valid buffer
+                 * @throws {$protobuf.util.ProtocolError} If required fields are missing
+                 */
+                static decode(reader: ($protobuf.Reader|Uint8Array), length?: number): caisson.agent.v1.ServeNamesRequest & caisson.agent.v1.ServeNamesRequest.$Shape;
+            }
+
+            namespace ServeNamesRequest {
+
+                /** Properties of a ServeNamesRequest. */
+                interface $Properties {
+
+                    /** ServeNamesRequest addresses */
+                    addresses?: (string[]|null);
+
+                    /** Unknown fields preserved while decoding when enabled */
+                    $unknowns?: Uint8Array[];
+                }
+
+                /** Shape of a ServeNamesRequest. */
+                type $Shape = caisson.agent.v1.ServeNamesRequest.$Properties;
+            }
+
+            /**
+             * Properties of a ServeNamesResponse.
+             * @deprecated Use caisson.agent.v1.ServeNamesResponse.$Properties instead.
+             */
+            interface IServeNamesResponse extends caisson.agent.v1.ServeNamesResponse.$Properties {
+            }
+
+            /** Represents a ServeNamesResponse. */
+            class ServeNamesResponse {
+
+                /**
+                 * Constructs a new ServeNamesResponse.
+                 * @param [properties] Properties to set
+                 */
+                constructor(properties?: caisson.agent.v1.ServeNamesResponse.$Properties);
+
+                /** Unknown fields preserved while decoding when enabled */
+                $unknowns?: Uint8Array[];
+
+                /**
+                 * Encodes the specified ServeNamesResponse message. Does not implicitly {@link caisson.agent.v1.ServeNamesResponse.verify|verify} messages.
+                 * @param message ServeNamesResponse message or plain object to encode
+                 * @param [writer] Writer to encode to
+                 * @returns Writer
+                 */
+                static encode(message: caisson.agent.v1.ServeNamesResponse.$Properties, writer?: $protobuf.Writer): $protobuf.Writer;
+
+                /**
+                 * Decodes a ServeNamesResponse message from the specified reader or buffer.
+                 * @param reader Reader or buffer to decode from
+                 * @param [length] Message length if known beforehand
+                 * @returns {caisson.agent.v1.ServeNamesResponse & caisson.agent.v1.ServeNamesResponse.$Shape} ServeNamesResponse
+                 * @throws {Error} If the payload is not a reader or valid buffer
+                 * @throws {$protobuf.util.ProtocolError} If required fields are missing
+                 */
+                static decode(reader: ($protobuf.Reader|Uint8Array), length?: number): caisson.agent.v1.ServeNamesResponse & caisson.agent.v1.ServeNamesResponse.$Shape;
+            }
+
+            namespace ServeNamesResponse {
+
+                /** Properties of a ServeNamesResponse. */
+                interface $Properties {
+
+                    /** Unknown fields preserved while decoding when enabled */
+                    $unknowns?: Uint8Array[];
+                }
+
+                /** Shape of a ServeNamesResponse. */
+                type $Shape = caisson.agent.v1.ServeNamesResponse.$Properties;
+            }
+
+            /**
+             * Properties of a NameQuery.
+             * @deprecated Use caisson.agent.v1.NameQuery.$Properties instead.
+             */
+            interface INameQuery extends caisson.agent.v1.NameQuery.$Properties {
+            }
+
+            /** Represents a NameQuery. */
+            class NameQuery {
+
+                /**
+                 * Constructs a new NameQuery.
+                 * @param [properties] Properties to set
+                 */
+                constructor(properties?: caisson.agent.v1.NameQuery.$Properties);
+
+                /** Unknown fields preserved while decoding when enabled */
+                $unknowns?: Uint8Array[];
+
+                /** NameQuery number. */
+                number: number;
+
+                /** NameQuery address. */
+                address: string;
+
+                /** NameQuery tcp. */
+                tcp: boolean;
+
+                /** NameQuery message. */
+                message: Uint8Array;
+
+                /**
+                 * Encodes the specified NameQuery message. Does not implicitly {@link caisson.agent.v1.NameQuery.verify|verify} messages.
+                 * @param message NameQuery message or plain object to encode
+                 * @param [writer] Writer to encode to
+                 * @returns Writer
+                 */
+                static encode(message: caisson.agent.v1.NameQuery.$Properties, writer?: $protobuf.Writer): $protobuf.Writer;
+
+                /**
+                 * Decodes a NameQuery message from the specified reader or buffer.
+                 * @param reader Reader or buffer to decode from
+                 * @param [length] Message length if known beforehand
+                 * @returns {caisson.agent.v1.NameQuery & caisson.agent.v1.NameQuery.$Shape} NameQuery
+                 * @throws {Error} If the payload is not a reader or valid buffer
+                 * @throws {$protobuf.util.ProtocolError} If required fields are missing
+                 */
+                static decode(reader: ($protobuf.Reader|Uint8Array), length?: number): caisson.agent.v1.NameQuery & caisson.agent.v1.NameQuery.$Shape;
+            }
+
+            namespace NameQuery {
+
+                /** Properties of a NameQuery. */
+                interface $Properties {
+
+                    /** NameQuery number */
+                    number?: (number|null);
+
+                    /** NameQuery address */
+                    address?: (string|null);
+
+                    /** NameQuery tcp */
+                    tcp?: (boolean|null);
+
+                    /** NameQuery message */
+                    message?: (Uint8Array|null);
+
+                    /** Unknown fields preserved while decoding when enabled */
+                    $unknowns?: Uint8Array[];
+                }
+
+                /** Shape of a NameQuery. */
+                type $Shape = caisson.agent.v1.NameQuery.$Properties;
+            }
+
+            /**
+             * Properties of a NameAnswer.
+             * @deprecated Use caisson.agent.v1.NameAnswer.$Properties instead.
+             */
+            interface INameAnswer extends caisson.agent.v1.NameAnswer.$Properties {
+            }
+
+            /** Represents a NameAnswer. */
+            class NameAnswer {
+
+                /**
+                 * Constructs a new NameAnswer.
+                 * @param [properties] Properties to set
+                 */
+                constructor(properties?: caisson.agent.v1.NameAnswer.$Properties);
+
+                /** Unknown fields preserved while decoding when enabled */
+                $unknowns?: Uint8Array[];
+
+                /** NameAnswer number. */
+                number: number;
+
+                /** NameAnswer message. */
+                message: Uint8Array;
+
+                /**
+                 * Encodes the specified NameAnswer message. Does not implicitly {@link caisson.agent.v1.NameAnswer.verify|verify} messages.
+                 * @param message NameAnswer message or plain object to encode
+                 * @param [writer] Writer to encode to
+                 * @returns Writer
+                 */
+                static encode(message: caisson.agent.v1.NameAnswer.$Properties, writer?: $protobuf.Writer): $protobuf.Writer;
+
+                /**
+                 * Decodes a NameAnswer message from the specified reader or buffer.
+                 * @param reader Reader or buffer to decode from
+                 * @param [length] Message length if known beforehand
+                 * @returns {caisson.agent.v1.NameAnswer & caisson.agent.v1.NameAnswer.$Shape} NameAnswer
+                 * @throws {Error} If the payload is not a reader or valid buffer
+                 * @throws {$protobuf.util.ProtocolError} If required fields are missing
+                 */
+                static decode(reader: ($protobuf.Reader|Uint8Array), length?: number): caisson.agent.v1.NameAnswer & caisson.agent.v1.NameAnswer.$Shape;
+            }
+
+            namespace NameAnswer {
+
+                /** Properties of a NameAnswer. */
+                interface $Properties {
+
+                    /** NameAnswer number */
+                    number?: (number|null);
+
+                    /** NameAnswer message */
+                    message?: (Uint8Array|null);
+
+                    /** Unknown fields preserved while decoding when enabled */
+                    $unknowns?: Uint8Array[];
+                }
+
+                /** Shape of a NameAnswer. */
+                type $Shape = caisson.agent.v1.NameAnswer.$Properties;
+            }
+
+            /**
              * Properties of a PingRequest.
              * @deprecated Use caisson.agent.v1.PingRequest.$Properties instead.
              */

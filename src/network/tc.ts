@@ -1,4 +1,8 @@
-import { type CommandOptions, parseJsonLines, runBatch } from "./ip.ts";
+import { type CommandOptions, listLinks, parseJsonLines, runBatch } from "./ip.ts";
+import { isTapName } from "./tap.ts";
+
+// None of the commands waits for anything but the kernel's routing lock.
+const admitTimeoutMs = 10_000;
 
 // Frames that come in at the link go out at the tap and the other way round, before the namespace's own IP stack sees
 // them. "All frames" and "drop" are classic BPF programs of one instruction: the usual matchall and gact are missing in
@@ -7,10 +11,17 @@ import { type CommandOptions, parseJsonLines, runBatch } from "./ip.ts";
 /** Preference of our filters: by it they are found again, and it leaves room before them. */
 const redirectPref = 51_733;
 const dropPref = 51_734;
+/** Before the redirection. */
+const namesPref = 51_732;
+const ownPrefs = [namesPref, redirectPref];
 /** `ret -1`: the filter matches. */
 const allFrames = 'bpf bytecode "1,6 0 0 4294967295"';
 /** `ret TC_ACT_SHOT`, and that is the verdict. */
 const drop = 'bpf bytecode "1,6 0 0 2" direct-action';
+
+/** `arp or (ip and udp src port 53)`, as `tcpdump -ddd` has it. */
+const nameAnswers =
+  'bpf bytecode "12,40 0 0 12,21 8 0 2054,21 0 8 2048,48 0 0 23,21 0 6 17,40 0 0 20,69 4 0 8191,177 0 0 14,72 0 0 14,21 0 1 53,6 0 0 4294967295,6 0 0 0"';
 
 export interface Redirect {
   readonly link: string;
@@ -72,6 +83,36 @@ function redirectTo(device: string): string {
   return `action mirred egress redirect dev ${device}`;
 }
 
+/**
+ * Lets answers of name servers come to the namespace's own IP stack, beside the guest: by UDP and IPv4, with the ARP that it takes.
+ * A name server in the namespace (Docker's) asks others by the links that the guest has; what the other of the two has asked, each
+ * ignores. It ends with the redirection.
+ */
+export async function admitNameAnswers(netnsPath: string, signal: AbortSignal): Promise<void> {
+  const options = { signal, timeoutMs: admitTimeoutMs };
+  const links = (await listLinks(netnsPath, options)).filter((name) => name !== "lo" && !isTapName(name));
+  if (links.length === 0) return;
+  const commands = links.map((link) => `filter show dev ${link} ingress`);
+  const filters = await showTc<Filter>(netnsPath, commands, options);
+  const plan = links.flatMap((link, index) => {
+    const redirect = filters[index]?.find(({ pref, options: set }) => pref === redirectPref && set?.actions);
+    const tap = redirect?.options?.actions?.[0]?.to_dev;
+    return tap === undefined || !isTapName(tap) ? [] : planNameAnswers(link, tap);
+  });
+  if (plan.length > 0) await runTc(netnsPath, plan, { timeoutMs: admitTimeoutMs });
+}
+
+/** `tc` commands for a link that is redirected to the tap. */
+export function planNameAnswers(link: string, tap: string): string[] {
+  return [filter(link, namesPref, `handle 1 ${nameAnswers} action mirred egress mirror dev ${tap}`)];
+}
+
+/** The fields we read of `tc -json filter show`. */
+interface Filter {
+  readonly pref: number;
+  readonly options?: { readonly actions?: readonly { readonly to_dev?: string }[] };
+}
+
 /** A link's ingress: what is on it, ours or not. */
 export interface Ingress {
   readonly link: string;
@@ -105,10 +146,12 @@ export async function restoreLinks(
 export function planRedirectRemoval(links: readonly Ingress[]): string[] {
   return links
     .filter(({ filterPrefs }) => filterPrefs.includes(redirectPref))
-    .map(({ link, qdisc, filterPrefs }) =>
-      qdisc === "ingress" && filterPrefs.every((pref) => pref === redirectPref)
-        ? `qdisc delete dev ${link} ingress`
-        : `filter delete dev ${link} ingress pref ${redirectPref}`,
+    .flatMap(({ link, qdisc, filterPrefs }) =>
+      qdisc === "ingress" && filterPrefs.every((pref) => ownPrefs.includes(pref))
+        ? [`qdisc delete dev ${link} ingress`]
+        : ownPrefs
+            .filter((pref) => filterPrefs.includes(pref))
+            .map((pref) => `filter delete dev ${link} ingress pref ${pref}`),
     );
 }
 

@@ -11,6 +11,7 @@ import { ContainerHooks } from "./hooks.ts";
 import type { HostState } from "./host-state.ts";
 import { ProcessIo } from "./io.ts";
 import type { CreateContainerRequest } from "./model.ts";
+import { loopbackNameServers } from "./name-servers.ts";
 import type { SandboxObserver } from "./observer.ts";
 import { declareStdio } from "./stdio-ends.ts";
 import type { Timeline } from "./timeline.ts";
@@ -110,8 +111,25 @@ export async function forgetInGuest(
   await volumes.release(containerId);
 }
 
-/** Gives the guest a network that has come since its boot, within `timeoutMs`. */
-export async function joinLateNetwork(vm: SandboxVm, sandboxId: string, timeoutMs: number): Promise<void> {
+export interface LateNetwork {
+  readonly sandboxId: string;
+  /** Of the container that is about to start. */
+  readonly spec: Spec;
+  readonly timeoutMs: number;
+  readonly log: Log;
+}
+
+/** Gives the guest a network that has come since its boot, and the name servers that only the host reaches. */
+export async function joinLateNetwork(
+  vm: SandboxVm,
+  { sandboxId, spec, timeoutMs, log }: LateNetwork,
+): Promise<void> {
   using limit = scope(undefined, timeoutMs, `the network of sandbox "${sandboxId}"`);
   await vm.joinLateNetwork(limit.signal);
+  try {
+    await vm.serveNames(await loopbackNameServers(spec), limit.signal);
+  } catch (error) {
+    // A container that names nobody by name works without.
+    log.warn({ error: describe(error) }, "a name server of the host does not serve the guest");
+  }
 }

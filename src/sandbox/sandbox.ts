@@ -5,7 +5,7 @@ import type { Log } from "../base/log.ts";
 import { timed } from "../base/metrics.ts";
 import { configFor } from "../config/annotations.ts";
 import type { Config } from "../config/config.ts";
-import { loadSpec, type SpecMount } from "../oci/spec.ts";
+import { loadSpec, type Spec, type SpecMount } from "../oci/spec.ts";
 import { GuestContainer } from "./container.ts";
 import { removeContainerFiles } from "./container-files.ts";
 import { planContainer } from "./container-plan.ts";
@@ -211,7 +211,7 @@ class VmSandbox implements Sandbox {
         },
         signal,
       );
-      return this.#assemble(request, { vm: made.vm, host }, { ...made, log });
+      return this.#assemble(request, { vm: made.vm, host }, { ...made, spec, log });
     } catch (error) {
       await this.#undoCreate(request, host);
       throw this.#lostReason !== undefined && this.#containers.size === 0 ? this.#lostError(error) : error;
@@ -232,7 +232,7 @@ class VmSandbox implements Sandbox {
   #assemble(
     request: CreateContainerRequest,
     { vm, host }: Booted,
-    { io, hooks, log }: { io: ProcessIo; hooks: ContainerHooks; log: Log },
+    { io, hooks, spec, log }: { io: ProcessIo; hooks: ContainerHooks; spec: Spec; log: Log },
   ): GuestContainer {
     const { containerId, bundle, rootfs, stdio } = request;
     const { agentCallTimeoutMs, drainTimeoutMs } = this.#options.config;
@@ -257,7 +257,8 @@ class VmSandbox implements Sandbox {
       openStream: (execId) => vm.openStream(containerId, execId),
       descriptors: request.descriptors,
       connectDescriptor: (fd, signal) => vm.connect({ tag: "descriptor", containerId, fd }, signal),
-      joinLateNetwork: () => joinLateNetwork(vm, this.id, agentCallTimeoutMs),
+      joinLateNetwork: () =>
+        joinLateNetwork(vm, { sandboxId: this.id, spec, timeoutMs: agentCallTimeoutMs, log }),
       emit: (event) => this.#onContainerEvent(event),
       release: () => this.#release(request, { vm, host }),
     });

@@ -35,6 +35,7 @@ import { findGuestFiles } from "./guest-files.ts";
 import { findHostDevices } from "./host-devices.ts";
 import type { HostState } from "./host-state.ts";
 import type { OpenGuestStream } from "./io.ts";
+import { NameForwarder } from "./name-servers.ts";
 import type { SandboxObserver } from "./observer.ts";
 import { orOomKill } from "./oom-kill.ts";
 import { growthOf, sizeOf, thisHost } from "./sizing.ts";
@@ -90,6 +91,8 @@ export interface SandboxVm extends AsyncDisposable {
   connect(target: ConnectionTarget, signal: AbortSignal): Promise<Duplex>;
   /** Gives the guest the network that has come to its namespace since the boot, if there is one. Safe to call again. */
   joinLateNetwork(signal: AbortSignal): Promise<void>;
+  /** See `NameForwarder`. */
+  serveNames(addresses: readonly string[], signal: AbortSignal): Promise<void>;
   /**
    * Makes a VM that was booted for nobody, and has no container, that of a sandbox: namespace, cgroup, clock, random seed, name,
    * sysctls. When it fails the VM is of no use any more.
@@ -249,6 +252,7 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
     const connections = guestConnections(address, { timeoutMs: config.agentCallTimeoutMs, lost });
     cleanup.defer("connections to the guest", () => connections[Symbol.dispose]());
     reachable.resolve(connections);
+    const names = new NameForwarder({ agent, netnsPath: () => place.netnsPath, log });
     const owned = cleanup.move();
     return {
       vm,
@@ -264,6 +268,7 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
         openStream({ ...address, containerId, execId, name }, streamSignal),
       connect: (target, connectSignal) => connections.connect(target, connectSignal),
       joinLateNetwork: (joinSignal) => place.joinLateNetwork(agent, joinSignal),
+      serveNames: (addresses, serveSignal) => names.serve(addresses, serveSignal),
       become: async (next) => {
         // Its share is mounted already.
         const identity = { ...next, streamToken, isWithoutShare: true };

@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { testAll } from "../support/cli-level.ts";
 import { type Docker, newDocker, oldDocker, startDocker } from "../support/docker.ts";
 import { checkLeaksAroundEachTest } from "../support/leaks.ts";
+import { startNameServer } from "../support/name-server.ts";
 
 const waitFor = { timeout: 60_000, interval: 100 };
 
@@ -83,6 +84,36 @@ describe.each([
     expect(await docker.ok(["wait", "web"])).toBe("137");
     await docker.ok(["rm", "--volumes", "web"]);
     await docker.ok(["volume", "rm", "kept"]);
+  });
+
+  test("containers of a network that a user made find each other by name and alias, and names outside", async () => {
+    await docker.ok(["network", "create", "--subnet", "10.77.0.0/24", "--gateway", "10.77.0.1", "named"]);
+    await using _outside = await startNameServer({
+      netnsPath: docker.netnsPath,
+      address: "10.77.0.1",
+      answer: "10.9.9.9",
+    });
+    const serve = "echo served >/tmp/index.html; echo up; httpd -f -p 80 -h /tmp";
+    const server = ["run", "-d", "--name", "server", "--network", "named", "--network-alias", "other"];
+    await docker.ok([...server, "busybox", "sh", "-c", serve]);
+    await shows("server", "up");
+    const address = await inspect("server", "{{.NetworkSettings.Networks.named.IPAddress}}");
+
+    const get = ["server", "other"].map((name) => `wget -q -T 20 -O - http://${name}/`);
+    const script = ["nslookup -type=a server", ...get, "nslookup -type=a far.outside"].join("; ");
+    const client = ["run", "--rm", "--network", "named", "--dns", "10.77.0.1", "busybox"];
+    const output = await docker.ok([...client, "sh", "-c", script]);
+
+    expect(output).toContain(address);
+    expect(output.match(/^served$/gm)).toHaveLength(2);
+    expect(output).toContain("10.9.9.9");
+    // From then on a container finds another one that came later.
+    await docker.ok(["run", "-d", "--name", "later", "--network", "named", "busybox", "sleep", "1000"]);
+    expect(await docker.ok(["exec", "server", "nslookup", "-type=a", "later"])).toContain(
+      await inspect("later", "{{.NetworkSettings.Networks.named.IPAddress}}"),
+    );
+    await docker.ok(["rm", "--force", "server", "later"]);
+    await docker.ok(["network", "rm", "named"]);
   });
 
   testAll("a restart policy, a health check and a network of its own", async () => {

@@ -15,6 +15,8 @@ import { createTempDir, type TempDir } from "./temp-dir.ts";
 /** A dockerd of its own with its containerd, its data and what it takes for the host's network. */
 export interface Docker extends AsyncDisposable {
   readonly dir: TempDir;
+  /** What it takes for the host's network. */
+  readonly netnsPath: string;
   docker(args: readonly string[], options?: RunOptions): Promise<RunResult>;
   /** The same, and throws unless the exit code is 0; returns its output without the last line end. */
   ok(args: readonly string[], options?: RunOptions): Promise<string>;
@@ -48,6 +50,7 @@ export async function startDocker(programs: string, runtime: DockerRuntime): Pro
   const child = launch(programs, dir, runtime, network.inside);
   const daemon: Docker = {
     dir,
+    netnsPath: network.path,
     docker,
     ok,
     onHost: (argv) => run(network.inside(argv)),

@@ -5,6 +5,7 @@ import { execFileSync } from "node:child_process";
  * go with it.
  */
 export interface EngineNetwork extends Disposable {
+  readonly path: string;
   /** A command line that runs in it. Mounts stay those of the machine. */
   inside(this: void, argv: readonly string[]): string[];
 }
@@ -13,8 +14,10 @@ export interface EngineNetwork extends Disposable {
 export function makeEngineNetwork(name: string): EngineNetwork {
   execFileSync("ip", ["netns", "add", name]);
   execFileSync("ip", ["-n", name, "link", "set", "lo", "up"]);
+  const path = `/run/netns/${name}`;
   return {
-    inside: (argv) => ["nsenter", `--net=/run/netns/${name}`, "--", ...argv],
+    path,
+    inside: (argv) => ["nsenter", `--net=${path}`, "--", ...argv],
     [Symbol.dispose]: () => void execFileSync("ip", ["netns", "delete", name]),
   };
 }

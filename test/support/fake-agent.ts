@@ -8,6 +8,7 @@ import {
   type sendUnaryData,
   Server,
   ServerCredentials,
+  type ServerDuplexStream,
   type ServerUnaryCall,
   type ServerWritableStream,
   type ServiceDefinition,
@@ -31,6 +32,7 @@ const methods = [
   "ResumeContainer",
   "UpdateContainer",
   "GetStats",
+  "ServeNames",
   "Ping",
   "PowerOff",
 ] as const;
@@ -62,6 +64,9 @@ export interface FakeAgentOptions {
   readonly onStream?: (line: string) => string;
 }
 
+/** What the host answers comes from it; queries, and what else a guest may send, go to it. */
+export type NameStream = ServerDuplexStream<caisson.agent.v1.NameAnswer, object | Uint8Array>;
+
 export interface FakeAgent extends AsyncDisposable {
   /** In the order of arrival. */
   readonly requests: readonly { readonly method: Method; readonly request: Record<string, unknown> }[];
@@ -75,6 +80,8 @@ export interface FakeAgent extends AsyncDisposable {
   readonly streamLines: readonly string[];
   /** Sends an event; waits for the subscriber. */
   emit(event: caisson.agent.v1.IEvent | Uint8Array): Promise<void>;
+  /** The stream of name queries, once the host has asked for it. */
+  readonly names: Promise<NameStream>;
   /** Ends the event stream in order. */
   endEvents(): Promise<void>;
   /** Cuts every connection, as the death of the guest does. */
@@ -95,6 +102,7 @@ export async function startFakeAgent(options: FakeAgentOptions): Promise<FakeAge
   const streamLines: string[] = [];
   const connections = new Set<Socket>();
   const subscriber = Promise.withResolvers<ServerWritableStream<unknown, Uint8Array>>();
+  const names = Promise.withResolvers<NameStream>();
   let connectionCount = 0;
 
   const grpc = new Server();
@@ -110,6 +118,7 @@ export async function startFakeAgent(options: FakeAgentOptions): Promise<FakeAge
       ]),
     ),
     Events: (call: ServerWritableStream<unknown, Uint8Array>) => subscriber.resolve(call),
+    NameQueries: (call: NameStream) => names.resolve(call),
   });
 
   const serveStream = async (socket: Socket) => {
@@ -141,6 +150,7 @@ export async function startFakeAgent(options: FakeAgentOptions): Promise<FakeAge
     dials,
     streams,
     streamLines,
+    names: names.promise,
     get connectionCount() {
       return connectionCount;
     },
@@ -203,6 +213,12 @@ function serviceDefinition(): ServiceDefinition {
   return {
     ...Object.fromEntries(methods.map((name) => [name, define(name, typeOf(`${name}Response`), false)])),
     Events: define("Events", typeOf("Event"), true),
+    NameQueries: {
+      ...define("ServeNames", typeOf("NameQuery"), true),
+      path: "/caisson.agent.v1.Agent/NameQueries",
+      requestStream: true,
+      requestDeserialize: (bytes: Buffer) => typeOf("NameAnswer").decode(bytes),
+    },
   };
 }
 
