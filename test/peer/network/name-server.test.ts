@@ -33,9 +33,9 @@ test("who does not answer is given up, and who does not listen says so at once",
   await expect(askNameServer({ ...question, overTcp: true }, signal)).rejects.toMatchObject({
     code: "unavailable",
   });
-  await expect(
-    askNameServer({ ...question, overTcp: false }, AbortSignal.timeout(50)),
-  ).rejects.toMatchObject({ name: "TimeoutError" });
+  await expect(askNameServer({ ...question, overTcp: false }, AbortSignal.timeout(50))).rejects.toMatchObject(
+    { name: "TimeoutError" },
+  );
   const nowhere = { ...question, netnsPath: "/nonexistent", overTcp: false };
   await expect(askNameServer(nowhere, signal)).rejects.toMatchObject({ code: "unavailable" });
 });
