@@ -105,18 +105,16 @@ export class ProcessIo {
       return socket;
     };
     try {
-      const connectInput = async (input: Input) =>
-        copyInput(input, await dial("stdin"), this.#count("stdin"), this.#failed("stdin"));
-      const [outputs] = await Promise.all([
-        Promise.all(
-          this.#outputs.map(async ({ name, output }) =>
-            copyOutput(await dial(name), output, this.#count(name), this.#failed(name)),
-          ),
+      const outputs = await Promise.all(
+        this.#outputs.map(async ({ name, output }) =>
+          copyOutput(await dial(name), output, this.#count(name), this.#failed(name)),
         ),
-        this.#input === undefined ? undefined : connectInput(this.#input),
-      ]);
+      );
       this.#exitSeen = Promise.all(outputs.map((copy) => copy.exitSeen));
       this.#finished = Promise.all(outputs.map((copy) => copy.finished));
+      if (this.#input !== undefined) {
+        copyInput(this.#input, await dial("stdin"), this.#count("stdin"), this.#failed("stdin"));
+      }
     } catch (error) {
       this.close();
       throw error;
