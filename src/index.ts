@@ -27,5 +27,12 @@ export {
   type ProcessOptions,
 } from "./tasks/container.ts";
 export type { ContainerProcess } from "./tasks/process.ts";
-export { type Task, TaskManager, type TaskManagerOptions, type TaskRequest } from "./tasks/task-manager.ts";
-export type { ContainerStats as SandboxStats, Mount } from "./sandbox/model.ts";
+export {
+  type Task,
+  TaskManager,
+  type TaskManagerOptions,
+  type TaskRequest,
+  type TaskRoot,
+} from "./tasks/task-manager.ts";
+export type { TaskClient, TaskStatus } from "./client/task-client.ts";
+export type { ContainerStats as SandboxStats, ExitStatus, Mount, Stdio } from "./sandbox/model.ts";

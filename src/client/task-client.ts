@@ -32,7 +32,10 @@ export interface CreateTask {
   readonly stdio: Stdio;
 }
 
-/** The task API of one container's daemon. `execId` is empty for the container's first process. */
+/**
+ * The task API of one container's daemon. `execId` is empty for the container's first process. Each call fails with `unavailable`
+ * when the daemon has died, and with `not_found` for a process that is not there.
+ */
 export class TaskClient implements AsyncDisposable {
   readonly #client: TtrpcClient;
   readonly #containerId: string;
@@ -77,14 +80,22 @@ export class TaskClient implements AsyncDisposable {
     await this.#client.call(service, taskMethods.exec, request, { timeoutMs: controlTimeoutMs });
   }
 
+  /**
+   * Runs a process that was created.
+   *
+   * @throws failed_precondition  it was started before
+   * @throws invalid_argument, not_found, permission_denied  its program cannot be executed
+   */
   async start(execId: string): Promise<void> {
     await this.#client.call(service, taskMethods.start, this.#process(execId));
   }
 
+  /** "unknown" for a state that this version does not know. */
   async status(execId: string): Promise<TaskStatus> {
     return (await this.state(execId)).status;
   }
 
+  /** With the process id that stands for it on the host; 0 when it has none. */
   async state(execId: string): Promise<{ readonly status: TaskStatus; readonly pid: number }> {
     const options = { timeoutMs: stateTimeoutMs };
     const { status, pid } = await this.#client.call(
@@ -107,7 +118,7 @@ export class TaskClient implements AsyncDisposable {
     return { exitCode: exitStatus & 0xff, exitedAt: toDate(exitedAt) };
   }
 
-  /** @throws not_found when it has exited */
+  /** Sends a signal by its Linux number; with `all` to every process of the container. @throws not_found  it has exited */
   async kill(execId: string, signal: number, options: { all?: boolean } = {}): Promise<void> {
     const request = { ...this.#process(execId), signal, all: options.all ?? false };
     await this.#client.call(service, taskMethods.kill, request, { timeoutMs: controlTimeoutMs });
@@ -168,6 +179,7 @@ export class TaskClient implements AsyncDisposable {
     return { type: stats?.type_url ?? "", value: stats?.value ?? new Uint8Array() };
   }
 
+  /** Sets the size of its terminal in characters. */
   async resize(execId: string, size: { readonly columns: number; readonly rows: number }): Promise<void> {
     const request = { ...this.#process(execId), width: size.columns, height: size.rows };
     await this.#client.call(service, taskMethods.resizePty, request, { timeoutMs: controlTimeoutMs });
@@ -198,6 +210,7 @@ export class TaskClient implements AsyncDisposable {
     await call.catch(ignoreCode("unavailable"));
   }
 
+  /** Closes the connection; the task goes on. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.#client[Symbol.asyncDispose]();
   }

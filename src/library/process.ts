@@ -25,10 +25,11 @@ export interface SandboxProcess {
   /**
    * Sends a signal, by name ("SIGTERM", the default) or Linux number.
    *
-   * @throws not_found  it has ended
+   * @throws not_found         it has ended
+   * @throws invalid_argument  there is no such signal
    */
   kill(signal?: NodeJS.Signals | number): Promise<void>;
-  /** Sets the size of its terminal in characters; without a terminal nothing happens. */
+  /** Sets the size of its terminal in characters; without a terminal nothing happens. @throws unavailable  the VM is gone */
   resize(size: { readonly columns: number; readonly rows: number }): Promise<void>;
 }
 

@@ -7,12 +7,10 @@ import { readRegularFile, systemErrorCode, writeFileAtomic } from "../base/files
 import { checkId } from "../base/ids.ts";
 import { parseObject, property } from "../base/json.ts";
 import { TaskClient, type TaskStatus } from "../client/task-client.ts";
-import type { Config } from "../config/config.ts";
-import { loadConfig } from "../config/load.ts";
-import { openImage } from "../image/store.ts";
 import type { Mount } from "../sandbox/model.ts";
 import { removeTree } from "../storage/remove-tree.ts";
 import { ContainerProcess, type ProcessParts } from "./process.ts";
+import { defaultRuntime } from "./runtime.ts";
 import { FifoStdio, type WantedStdio } from "./stdio.ts";
 import { TaskManager, type TaskRoot } from "./task-manager.ts";
 
@@ -29,19 +27,23 @@ export interface ContainerConfig extends WantedStdio {
   readonly rootfs?: readonly Mount[];
   /** A containerd shim; default: that of this package. */
   readonly runtime?: string;
+  /** Ends the creation, which is undone. */
   readonly signal?: AbortSignal;
 }
 
 export interface LoadContainerOptions {
   readonly id: string;
+  /** As it was given to `create`. */
   readonly root: string;
 }
 
 /** How a process of a container is started: the container's own process with another command. */
 export interface ProcessOptions extends WantedStdio {
+  /** Program and arguments. */
   readonly args: readonly string[];
   /** `NAME=value`, on top of the container's. */
   readonly env?: readonly string[];
+  /** Absolute; default: the container's. */
   readonly cwd?: string;
 }
 
@@ -103,7 +105,6 @@ export class Container implements AsyncDisposable {
   static async create(config: ContainerConfig): Promise<Container> {
     const { spec, runtime = defaultRuntime(), terminal = false } = config;
     const signal = config.signal ?? new AbortController().signal;
-    const settings = loadConfig({ environment: process.env, executableDirectory: dirname(runtime) });
     const directory = directoryOf(config);
     await using cleanup = new Cleanup();
     await mkdir(dirname(directory), { recursive: true, mode: 0o700 });
@@ -117,9 +118,8 @@ export class Container implements AsyncDisposable {
     const task = await manager.create({
       id: config.id,
       directory,
-      config: settings,
       spec,
-      root: await rootOf(config, settings, signal),
+      root: rootOf(config),
       openStdio: () => stdio.toStdio(terminal),
       signal,
     });
@@ -169,17 +169,27 @@ export class Container implements AsyncDisposable {
     return [...this.#processes.values()];
   }
 
-  /** Runs its process. */
+  /**
+   * Runs its process.
+   *
+   * @throws failed_precondition  it was started before
+   * @throws invalid_argument, not_found, permission_denied  its program cannot be executed
+   * @throws unavailable  its daemon died
+   */
   async start(): Promise<void> {
     await this.init.start();
   }
 
-  /** "stopped" also when its daemon has died. */
+  /** The state of its first process; "stopped" also when its daemon has died. @throws unavailable  it has died just now */
   async status(): Promise<TaskStatus> {
     return this.#client === undefined ? "stopped" : await this.#client.status("");
   }
 
-  /** Resolves when it has ended. @throws unavailable  its daemon died */
+  /**
+   * Resolves when it has ended, with 0 to 255; 128 + n when signal n has ended it. Any number of callers, before and after.
+   *
+   * @throws unavailable  its daemon died
+   */
   wait(): Promise<{ readonly exitCode: number }> {
     return this.init.wait();
   }
@@ -189,7 +199,12 @@ export class Container implements AsyncDisposable {
     return this.init.signal(signal);
   }
 
-  /** Adds a process; `start` runs it. @throws failed_precondition  the container has ended */
+  /**
+   * Adds a process; `start` runs it.
+   *
+   * @throws failed_precondition  the container has ended
+   * @throws unavailable          its daemon died
+   */
   async newProcess(options: ProcessOptions): Promise<ContainerProcess> {
     const { args, env = [], cwd, terminal = false } = options;
     const execId = `e${randomBytes(6).toString("hex")}`;
@@ -212,7 +227,10 @@ export class Container implements AsyncDisposable {
   }
 
   /**
-   * Removes it, its VM and everything of it. @throws failed_precondition  it is running, and `force` was not given
+   * Removes it, its VM and everything of it. With `force` also while it runs.
+   *
+   * @throws failed_precondition  it is running, and `force` was not given
+   * @throws internal             something could not be removed; another call tries again
    */
   async delete({ force = false }: { readonly force?: boolean } = {}): Promise<void> {
     const client = this.#client;
@@ -273,28 +291,15 @@ async function readRecord(directory: string, id: string): Promise<ContainerRecor
   throw new RuntimeError("internal", `Cannot load container "${id}": its record is broken`);
 }
 
-async function rootOf(
-  { id, image, rootfs }: ContainerConfig,
-  { dataDirectory }: Config,
-  signal: AbortSignal,
-): Promise<TaskRoot> {
+function rootOf({ id, image, rootfs }: ContainerConfig): TaskRoot {
   if (image === undefined) return rootfs ?? [];
-  if (rootfs !== undefined)
-    throw new RuntimeError(
-      "invalid_argument",
-      `Cannot create container "${id}": it has both an image and a rootfs`,
-    );
-  const imagesDirectory = join(dataDirectory, "images");
-  return await openImage(image, { imagesDirectory, signal, report: () => {}, environment: process.env });
+  if (rootfs === undefined) return { image };
+  throw new RuntimeError(
+    "invalid_argument",
+    `Cannot create container "${id}": it has both an image and a rootfs`,
+  );
 }
 
 function managerOf(runtime: string): TaskManager {
   return new TaskManager({ runtime, namespace, nodePath: process.execPath });
-}
-
-/** Beside the library in its package, in `build/bin` of the checkout when it runs as sources. */
-function defaultRuntime(): string {
-  const here = import.meta.dirname;
-  const build = here.endsWith("/src/tasks") ? join(here, "../../build") : join(here, "..");
-  return join(build, "bin/containerd-shim-caisson-v2");
 }

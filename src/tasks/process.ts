@@ -35,20 +35,33 @@ export class ContainerProcess {
     return this.#parts.stdio.stdout;
   }
 
+  /** The same; ends at once for a process with a terminal. */
   get stderr(): Readable {
     return this.#parts.stdio.stderr;
   }
 
+  /**
+   * Runs it.
+   *
+   * @throws failed_precondition  it was started before, or its container has ended
+   * @throws invalid_argument, not_found, permission_denied  its program cannot be executed
+   * @throws unavailable  the daemon died
+   */
   async start(): Promise<void> {
     await this.#parts.client().start(this.id);
     this.#parts.stdio.release();
   }
 
+  /** @throws unavailable  the daemon died */
   status(): Promise<TaskStatus> {
     return this.#parts.client().status(this.id);
   }
 
-  /** Resolves when it has ended. Any number of callers, before and after. @throws unavailable  the daemon died */
+  /**
+   * Resolves when it has ended, with 0 to 255; 128 + n when signal n has ended it. Any number of callers, before and after.
+   *
+   * @throws unavailable  the daemon died
+   */
   async wait(): Promise<{ readonly exitCode: number }> {
     const { exitCode } = await this.#parts.client().wait(this.id);
     return { exitCode };
@@ -62,12 +75,12 @@ export class ContainerProcess {
     await this.#parts.client().kill(this.id, number);
   }
 
-  /** Sets the size of its terminal in characters. */
+  /** Sets the size of its terminal in characters. @throws unavailable  the daemon died */
   resize(size: { readonly columns: number; readonly rows: number }): Promise<void> {
     return this.#parts.client().resize(this.id, size);
   }
 
-  /** Ends what it reads, once that is read. */
+  /** Ends what it reads, once that is read. @throws unavailable  the daemon died */
   async closeStdin(): Promise<void> {
     const { stdin } = this;
     await new Promise<void>((resolve) => stdin.end(() => resolve()));
@@ -75,7 +88,12 @@ export class ContainerProcess {
     await this.#parts.client().closeStdin(this.id);
   }
 
-  /** Forgets a process that has ended or was never started; the first one goes with its container. */
+  /**
+   * Forgets a process that has ended or was never started; the first one goes with its container.
+   *
+   * @throws failed_precondition  it runs
+   * @throws invalid_argument     it is the first one
+   */
   async delete(): Promise<void> {
     if (this.id === "")
       throw new RuntimeError("invalid_argument", "Cannot delete the first process: delete its container");

@@ -9,8 +9,9 @@ import type { Stdio } from "../sandbox/model.ts";
 const { O_RDONLY, O_WRONLY, O_NONBLOCK } = constants;
 
 export interface WantedStdio {
-  /** Default: true. */
+  /** Whether it has something to read. Default: true. */
   readonly stdin?: boolean;
+  /** Whether it has a terminal; stdout then has everything. Default: false. */
   readonly terminal?: boolean;
 }
 

@@ -22,6 +22,40 @@ function readmeExample(): string {
   return code.replace("docker.io/library/busybox", image);
 }
 
+/** A container that another object loads, and a task of the manager. */
+function containersProgram(directory: string): string {
+  return `
+import { mkdir } from "node:fs/promises";
+import { text } from "node:stream/consumers";
+import { CaissonError, Container, containerSpec, TaskManager } from "caisson";
+
+const image = ${JSON.stringify(image)};
+const root = ${JSON.stringify(directory)};
+const spec = await containerSpec({ id: "c1", image, args: ["sh", "-c", "echo done; exit 3"] });
+await using made = await Container.create({ id: "c1", root, image, spec });
+await made.start();
+const { exitCode } = await made.wait();
+const found = await Container.load({ id: "c1", root });
+console.log(await found.status(), exitCode, (await text(found.init.stdout)).trim());
+await found.delete();
+
+const manager = new TaskManager();
+await mkdir(root + "/t1");
+const task = await manager.create({
+  id: "t1",
+  directory: root + "/t1",
+  spec: await containerSpec({ id: "t1", image, args: ["sh", "-c", "exit 5"] }),
+  root: { image },
+});
+await task.client.start("");
+console.log("task", (await task.client.wait("")).exitCode);
+await task.undo[Symbol.asyncDispose]();
+const missing = { id: "t2", directory: root + "/t1", spec: {}, root: { image: "oci:/nonexistent" } };
+const failed = await manager.create(missing).catch((error: unknown) => error);
+if (!(failed instanceof CaissonError) || failed.code !== "not_found") throw failed;
+`;
+}
+
 testAll(
   "the packed library, installed in a new project, runs the README's example under strict types",
   async () => {
@@ -44,6 +78,7 @@ testAll(
       symlinkSync(join(root, "node_modules", name), join(project, "node_modules", name));
     }
     writeFileSync(join(project, "example.ts"), readmeExample());
+    writeFileSync(join(project, "containers.ts"), containersProgram(library.dir.join("containers")));
     const options = {
       strict: true,
       module: "nodenext",
@@ -53,12 +88,14 @@ testAll(
     };
     writeFileSync(
       join(project, "tsconfig.json"),
-      JSON.stringify({ compilerOptions: options, files: ["example.ts"] }),
+      JSON.stringify({ compilerOptions: options, files: ["example.ts", "containers.ts"] }),
     );
 
     await runOk([process.execPath, join(root, "node_modules/typescript/bin/tsc")], cwd);
     const { stdout } = await runOk([process.execPath, "example.js"], { ...cwd, env: library.env });
     expect(stdout).toBe("0 42\n");
+    const containers = await runOk([process.execPath, "containers.js"], { ...cwd, env: library.env });
+    expect(containers.stdout).toBe("stopped 3 done\ntask 5\n");
     // The command line comes along.
     await runOk([join(project, "node_modules/.bin/caisson"), "--version"], {
       env: { CAISSON_NODE: process.execPath },
