@@ -21,8 +21,8 @@ export interface NameQuestion {
 }
 
 /**
- * Asks a name server on the loopback of a network namespace, whose firewall rules lead there (Docker's). By UDP nothing but the
- * signal ends the wait for an answer.
+ * Asks a name server on the loopback of a network namespace, whose firewall rules lead there (Docker's). Where somebody listens, nothing but
+ * the signal ends the wait for an answer.
  *
  * @throws unavailable  nobody answers there, or there is no such namespace
  */
@@ -41,13 +41,11 @@ async function askByUdp({ netnsPath, address, message }: NameQuestion, signal: A
   try {
     const answered = new Promise<Buffer>((resolve, reject) => {
       socket.on("error", reject);
-      socket.on("message", (answer, from) => {
-        // Others in the namespace could send here, too.
-        if (from.address === address && from.port === port) resolve(answer);
-      });
+      socket.on("message", resolve);
     });
     socket.bind({ fd });
-    socket.send(message, port, address);
+    // Only the server's answers come then, and the news that there is none.
+    socket.connect(port, address, () => socket.send(message));
     return await abortable(answered, signal);
   } finally {
     socket.close();

@@ -56,6 +56,7 @@ export interface NameForwarderParts {
 export class NameForwarder {
   readonly #parts: NameForwarderParts;
   readonly #served = new Set<string>();
+  #isAnswering = false;
 
   constructor(parts: NameForwarderParts) {
     this.#parts = parts;
@@ -65,16 +66,25 @@ export class NameForwarder {
   async serve(addresses: readonly string[], signal: AbortSignal): Promise<void> {
     const added = addresses.filter((address) => !this.#served.has(address));
     if (added.length === 0) return;
-    const { agent, netnsPath, log } = this.#parts;
-    const isFirst = this.#served.size === 0;
+    const { agent, netnsPath } = this.#parts;
+    await admitNameAnswers(netnsPath(), signal);
+    this.#beginToAnswer();
     for (const address of added) this.#served.add(address);
-    if (isFirst) {
-      await admitNameAnswers(netnsPath(), signal);
-      void agent
-        .answerNameQueries((query) => this.#answer(query))
-        .then((reason) => log.debug({ reason }, "no more names are resolved for the guest"));
+    try {
+      await agent.serveNames(added, signal);
+    } catch (error) {
+      for (const address of added) this.#served.delete(address);
+      throw error;
     }
-    await agent.serveNames(added, signal);
+  }
+
+  #beginToAnswer(): void {
+    if (this.#isAnswering) return;
+    this.#isAnswering = true;
+    const { agent, log } = this.#parts;
+    void agent
+      .answerNameQueries((query) => this.#answer(query))
+      .then((reason) => log.debug({ reason }, "no more names are resolved for the guest"));
   }
 
   async #answer({ address, overTcp, message }: NameQuery): Promise<Uint8Array | undefined> {

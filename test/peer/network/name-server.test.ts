@@ -1,3 +1,5 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { readdirSync } from "node:fs";
 import { expect, test } from "vitest";
 import { askNameServer } from "../../../src/network/name-server.ts";
@@ -30,12 +32,20 @@ test("who does not answer is given up, and who does not listen says so at once",
   using netns = makeNetns();
   const question = { netnsPath: netns.path, address, message };
 
-  await expect(askNameServer({ ...question, overTcp: true }, signal)).rejects.toMatchObject({
-    code: "unavailable",
-  });
+  for (const overTcp of [true, false]) {
+    await expect(askNameServer({ ...question, overTcp }, signal)).rejects.toMatchObject({
+      code: "unavailable",
+      cause: { code: "ECONNREFUSED" },
+    });
+  }
+  const silent = `require("node:dgram").createSocket("udp4").bind(53, "${address}", () => console.log("up"))`;
+  const child = spawn("nsenter", [`--net=${netns.path}`, "--", process.execPath, "--eval", silent]);
+  await once(child.stdout, "data");
   await expect(askNameServer({ ...question, overTcp: false }, AbortSignal.timeout(50))).rejects.toMatchObject(
     { name: "TimeoutError" },
   );
+  child.kill("SIGKILL");
+  await once(child, "exit");
   const nowhere = { ...question, netnsPath: "/nonexistent", overTcp: false };
   await expect(askNameServer(nowhere, signal)).rejects.toMatchObject({ code: "unavailable" });
 });
