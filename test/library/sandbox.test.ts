@@ -1,6 +1,7 @@
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { Sandbox, SandboxEvent } from "../../src/index.ts";
+import { makePod } from "../peer/network/pod.ts";
 import { checkLeaksAroundEachTest } from "../support/leaks.ts";
 import { createLibrary, type Library } from "../support/library.ts";
 
@@ -35,6 +36,19 @@ test("memory, vCPUs, mounts, user and no network: what the sandbox was asked for
     "from the host",
   );
   expect(readFileSync(`${writable}/file`, "utf8")).toBe("back\n");
+});
+
+test("a sandbox has the links of a namespace, which stays the caller's", async () => {
+  using net = makePod();
+  {
+    await using sandbox = await library.create({ network: { namespacePath: net.pod.path } });
+    const { stdout } = await sandbox.run("ip", ["-o", "-4", "addr", "show", "dev", "eth0"]);
+    expect(stdout).toContain("10.1.0.5/24");
+    const ping = await sandbox.run("ping", ["-c", "1", "-W", "20", "10.1.0.1"]);
+    expect(ping.stdout).toContain("1 packets received");
+  }
+  expect(net.pod.run("ip -o -4 addr show dev eth0")).toContain("10.1.0.5/24");
+  expect(net.pod.run("ip -o link show")).not.toContain("tap0_caisson");
 });
 
 test("a directory as root file system is not written to", async () => {
