@@ -29,9 +29,7 @@ pub fn open_udp_in_namespace(netns_path: String) -> Result<i32> {
 #[napi]
 pub fn connect_in_namespace(netns_path: String, address: String, port: u16) -> Result<i32> {
     let what = format!("connect to {address}:{port}");
-    let address: Ipv4Addr = address
-        .parse()
-        .map_err(|_| failed(&what, Errno::EINVAL))?;
+    let address: Ipv4Addr = address.parse().map_err(|_| failed(&what, Errno::EINVAL))?;
     let open = move || {
         let fd = new_socket(SockType::Stream)?;
         let address = SockaddrIn::from(SocketAddrV4::new(address, port));

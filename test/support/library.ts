@@ -9,6 +9,8 @@ import { createTempDir, type TempDir } from "./temp-dir.ts";
 /** The library with a configuration, state and data of the test's own. */
 export interface Library extends AsyncDisposable {
   readonly dir: TempDir;
+  /** What the first sandbox took to be made and closed: how slow this machine is now. */
+  readonly firstMs: number;
   /** For a program of its own. */
   readonly env: Readonly<Record<string, string>>;
   /** A sandbox of the demo image. */
@@ -25,15 +27,17 @@ export async function createLibrary(): Promise<Library> {
   const config = dir.join("caisson.toml");
   writeFileSync(config, withSuiteSettings(`state_directory = "${state}"\ndata_directory = "${data}"`));
   process.env["CAISSON_CONFIG"] = config;
-  const library: Library = {
-    dir,
-    env: { CAISSON_CONFIG: config },
+  const create: Library["create"] = (options) =>
     // The warning of emulated CPUs is nothing that a test shows.
-    create: (options) =>
-      Sandbox.create({ ...(options?.rootfs ? {} : { image }), onLog: () => {}, ...options }),
+    Sandbox.create({ ...(options?.rootfs ? {} : { image }), onLog: () => {}, ...options });
+  const beginMs = performance.now();
+  await (await create()).close();
+  return {
+    dir,
+    firstMs: performance.now() - beginMs,
+    env: { CAISSON_CONFIG: config },
+    create,
     leakScope: () => ({ marks: [dir.token], directories: [state, data] }),
     [Symbol.asyncDispose]: () => dir[Symbol.asyncDispose](),
   };
-  await (await library.create()).close();
-  return library;
 }
