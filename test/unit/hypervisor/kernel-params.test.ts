@@ -10,7 +10,7 @@ const table: { name: string; input: KernelParams; want: string }[] = [
   {
     name: "TCG with an initrd",
     input: { hasInitrd: true, tscKhz: 2_599_998, debugAgent: false },
-    want: "console=ttyS0 reboot=t panic=-1 quiet tsc_early_khz=2599998 tsc=reliable no_timer_check noreplace-smp",
+    want: "console=ttyS0 reboot=t panic=-1 quiet tsc_early_khz=2599998 tsc=reliable no_timer_check lapic_timer_hz=1000000000 noreplace-smp",
   },
   {
     name: "a VM that can grow",
