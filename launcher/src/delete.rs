@@ -33,7 +33,7 @@ pub fn delete(flags: &Flags, install: &Install) -> Option<Vec<u8>> {
     if !is_id(namespace) || !is_id(id) {
         return None;
     }
-    let state = install.state_directory()?;
+    let state = install.settings()?.state_directory;
     let bundle = match flags.bundle.as_str() {
         "" => env::current_dir().ok(),
         bundle => Some(bundle.into()),
@@ -87,7 +87,10 @@ fn goes_on(socket: &Path, id: &str, record: Option<&Record>) -> Option<bool> {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {}
         Err(_) => return None,
     }
-    record.is_none_or(|record| has_exited(&record.daemon)).then_some(false)
+    // One with other sandboxes goes on; it has closed the socket of this one last.
+    record
+        .is_none_or(|record| record.serves_many || has_exited(&record.daemon))
+        .then_some(false)
 }
 
 /// Waits for the end of a daemon that has closed its socket.

@@ -1,4 +1,4 @@
-//! Where the parts of this installation lie, and the one setting that is needed here.
+//! Where the parts of this installation lie, and the settings that are needed here.
 
 use std::env;
 use std::ffi::OsString;
@@ -6,17 +6,33 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Every sandbox has a Node of its own, so its heap stays small; the inspector must not open on SIGUSR1.
-const NODE_FLAGS: [&str; 6] = [
+/// The inspector must not open on SIGUSR1.
+const NODE_FLAGS: [&str; 5] = [
     "--no-warnings",
     "--disable-proto=delete",
     "--disable-sigusr1",
     "--max-semi-space-size=1",
-    "--max-old-space-size=256",
     // The daemon collects once when its sandbox has come up (src/shim/trim.ts).
     "--expose-gc",
 ];
 const DEFAULT_STATE: &str = "/run/caisson";
+
+/// Where a daemon that grows without end is stopped.
+#[derive(Clone, Copy)]
+pub enum MostHeap {
+    /// A daemon of one sandbox takes a few MiB.
+    OfOneSandbox,
+    /// Of a thousand, a thousand times as much.
+    OfMany,
+}
+
+/// Of the configuration.
+pub struct Settings {
+    /// Where runtime state lives.
+    pub state_directory: PathBuf,
+    /// Whether one daemon serves many sandboxes.
+    pub one_daemon: bool,
+}
 
 /// `bin/` that we lie in, with `lib/` and `libexec/` beside it.
 pub struct Install {
@@ -41,9 +57,14 @@ impl Install {
     }
 
     /// Node with the shim's program, without what the caller's environment says to Node.
-    pub fn node(&self) -> Command {
+    pub fn node(&self, most_heap: MostHeap) -> Command {
         let mut command = Command::new(self.root.join("libexec/node"));
-        command.args(NODE_FLAGS).arg(self.program());
+        let mib = match most_heap {
+            MostHeap::OfOneSandbox => 256,
+            MostHeap::OfMany => 2048,
+        };
+        command.args(NODE_FLAGS).arg(format!("--max-old-space-size={mib}"));
+        command.arg(self.program());
         for (name, _) in env::vars_os() {
             if name.as_encoded_bytes().starts_with(b"NODE_") {
                 command.env_remove(name);
@@ -61,20 +82,26 @@ impl Install {
         command
     }
 
-    /// The setting `state_directory`, found as src/config/load.ts does. Nothing: the configuration cannot be read, which Node
+    /// The settings that count here, found as src/config/load.ts does. Nothing: the configuration cannot be read, which Node
     /// has the words for.
-    pub fn state_directory(&self) -> Option<PathBuf> {
+    pub fn settings(&self) -> Option<Settings> {
         let mut directory = DEFAULT_STATE.to_owned();
+        let mut daemon = String::new();
         if let Some(path) = self.config_file() {
             for file in [vec![path.clone()], drop_ins(&path)?].concat() {
                 let table: toml::Table = fs::read_to_string(file).ok()?.parse().ok()?;
-                if let Some(value) = table.get("state_directory") {
-                    value.as_str()?.clone_into(&mut directory);
+                for (key, setting) in [("state_directory", &mut directory), ("daemon", &mut daemon)] {
+                    if let Some(value) = table.get(key) {
+                        value.as_str()?.clone_into(setting);
+                    }
                 }
             }
         }
-        let directory = PathBuf::from(directory);
-        directory.is_absolute().then_some(directory)
+        let state_directory = PathBuf::from(directory);
+        state_directory.is_absolute().then_some(Settings {
+            state_directory,
+            one_daemon: daemon == "node",
+        })
     }
 
     fn config_file(&self) -> Option<PathBuf> {

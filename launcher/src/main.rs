@@ -6,6 +6,8 @@ mod delete;
 mod flags;
 mod install;
 mod messages;
+mod node;
+mod offer;
 mod pool;
 mod sandbox;
 mod start;
@@ -17,7 +19,7 @@ use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
 use flags::Flags;
-use install::Install;
+use install::{Install, MostHeap};
 
 /// Field 3 of containerd.types.RuntimeInfo: the options that came in, which go back.
 const INFO_OPTIONS: u8 = 3 << 3 | 2;
@@ -76,6 +78,6 @@ fn info(install: &Install) -> Result<Vec<u8>, String> {
 
 /// Becomes Node. Returns only when that fails.
 fn run_node(arguments: &[String], install: &Install) -> Result<Vec<u8>, String> {
-    let error = install.node().args(arguments).exec();
+    let error = install.node(MostHeap::OfOneSandbox).args(arguments).exec();
     Err(format!("Cannot run Node: {error}"))
 }

@@ -75,17 +75,18 @@ pub fn socket_path(
         "" => format!("{namespace}/{sandbox_id}"),
         _ => format!("{address}/{namespace}/{sandbox_id}"),
     };
-    plain.then(|| directory.join(hex(joined.as_bytes())))
+    plain.then(|| directory.join(hash(joined.as_bytes())))
 }
 
 /// Where the daemon of a sandbox serves its metrics.
 pub fn metrics_path(state: &Path, namespace: &str, sandbox_id: &str) -> PathBuf {
-    let mut hash = hex(format!("{namespace}/{sandbox_id}").as_bytes());
+    let mut hash = hash(format!("{namespace}/{sandbox_id}").as_bytes());
     hash.truncate(32);
     state.join(".shims").join(format!("{hash}.metrics"))
 }
 
-fn hex(data: &[u8]) -> String {
+/// The SHA-256 of data, in hex.
+pub fn hash(data: &[u8]) -> String {
     Sha256::digest(data).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -99,6 +100,9 @@ pub struct Record {
     pub socket_path: PathBuf,
     /// The daemon.
     pub daemon: Identity,
+    /// Whether it can have other sandboxes too.
+    #[serde(default)]
+    pub serves_many: bool,
 }
 
 /// A process, known beyond the reuse of its number.

@@ -14,8 +14,10 @@ use serde::Deserialize;
 
 use crate::daemon_call::Daemon;
 use crate::flags::Flags;
-use crate::install::Install;
+use crate::install::{Install, MostHeap};
 use crate::messages::{AttachRequest, AttachResponse, BootstrapParams};
+use crate::node::{self, Answer};
+use crate::offer::Offer;
 use crate::pool;
 use crate::sandbox::{group_of, is_id, socket_path};
 
@@ -23,7 +25,8 @@ const MOST_STDIN_BYTES: u64 = 10 * 1024 * 1024;
 /// Longest reply of a daemon.
 pub const MOST_REPLY_BYTES: u64 = 1024 * 1024;
 const ATTACH_LIMIT: Duration = Duration::from_secs(5);
-const START_LIMIT: Duration = Duration::from_secs(20);
+/// Longest time until a daemon serves.
+pub const START_LIMIT: Duration = Duration::from_secs(20);
 /// The daemon's end of the connection with us.
 const HANDSHAKE_FD: RawFd = 3;
 
@@ -37,10 +40,32 @@ pub fn start(flags: &Flags, arguments: &[String], install: &Install) -> Result<V
     if let Some(answer) = attach(flags, &bundle, &stdin, install) {
         return Ok(answer);
     }
-    if let Some(answer) = pool::take(arguments, &bundle, &stdin, install) {
+    let offer = || Offer::new(arguments, &bundle, &stdin, install);
+    let start = DaemonStart {
+        arguments,
+        bundle: &bundle,
+        stdin: &stdin,
+        install,
+    };
+    let Some(settings) = install.settings() else {
+        return start.spawn(None);
+    };
+    if let Some(answer) = pool::take(&settings.state_directory, offer) {
         return Ok(answer);
     }
-    spawn_daemon(arguments, &bundle, &stdin, install)
+    let Some(offer) = settings.one_daemon.then(offer).flatten() else {
+        return start.spawn(None);
+    };
+    match node::offer(&settings.state_directory, &flags.namespace, &offer) {
+        Answer::Print(answer) => Ok(answer),
+        Answer::Fail(message) => Err(message),
+        Answer::Start(socket, lock) => {
+            let result = start.spawn(Some(&socket));
+            drop(lock);
+            result
+        }
+        Answer::StartOwn => start.spawn(None),
+    }
 }
 
 /// Reads stdin to its end; a terminal, /dev/null or something closed counts as empty.
@@ -72,7 +97,7 @@ fn attach(flags: &Flags, bundle: &Path, stdin: &[u8], install: &Install) -> Opti
     let sandbox_id = group_of(bundle, &flags.id)?;
     // Only our own command line's sockets depend on it.
     let state = match flags.address.as_str() {
-        "" => install.state_directory()?,
+        "" => install.settings()?.state_directory,
         _ => PathBuf::new(),
     };
     let path = socket_path(&flags.address, &flags.namespace, &sandbox_id, &state, wish.as_deref())?;
@@ -103,43 +128,60 @@ pub enum Reply {
     Declined,
 }
 
-/// Runs Node as the daemon, in a session of its own and without our stdio (containerd waits until the last holder of that has
-/// closed it), and waits until it serves. A daemon that we do not confirm, because we have died, ends.
-fn spawn_daemon(arguments: &[String], bundle: &Path, stdin: &[u8], install: &Install) -> Result<Vec<u8>, String> {
-    let cannot = |fact: String| format!("Cannot start the daemon: {fact}");
-    let failed = |error: std::io::Error| cannot(error.to_string());
-    let (mut ours, theirs) = UnixStream::pair().map_err(failed)?;
-    let their_fd = theirs.as_raw_fd();
-    let mut command = install.node();
-    command.arg("-bundle").arg(bundle).args(arguments).arg("daemon");
-    command
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    // SAFETY: only system calls, which are allowed between fork and exec.
-    unsafe { command.pre_exec(move || become_daemon(their_fd)) };
-    let mut child = command.spawn().map_err(failed)?;
-    drop(theirs);
+/// Of a start that needs a daemon of its own.
+struct DaemonStart<'a> {
+    arguments: &'a [String],
+    bundle: &'a Path,
+    stdin: &'a [u8],
+    install: &'a Install,
+}
 
-    ours.set_read_timeout(Some(START_LIMIT)).map_err(failed)?;
-    let request = serde_json::json!({ "stdin": hex(stdin) });
-    // A daemon that is gone says so by its reply, or by none.
-    let _ = writeln!(ours, "{request}");
-    match receive(&ours) {
-        Ok(Some(Reply::Ready { answer })) => {
-            let answer = unhex(&answer).ok_or_else(|| cannot("it gave an answer that is no hex".into()))?;
-            writeln!(ours, "{{}}").map_err(failed)?;
-            Ok(answer)
-        }
-        Ok(Some(Reply::Failed { message })) => Err(message),
-        Ok(Some(Reply::Declined) | None) => Err(cannot(format!("it ended before it served ({})", end_of(&mut child)))),
-        Err(error) => {
-            let _ = child.kill();
-            Err(cannot(format!(
-                "it does not serve within {} s: {error}",
-                START_LIMIT.as_secs()
-            )))
+impl DaemonStart<'_> {
+    /// Runs Node as the daemon, in a session of its own and without our stdio (containerd waits until the last holder of that has
+    /// closed it), and waits until it serves; others too, when it is to listen at `node_socket`. A daemon that we do not confirm,
+    /// because we have died, ends.
+    fn spawn(&self, node_socket: Option<&Path>) -> Result<Vec<u8>, String> {
+        let cannot = |fact: String| format!("Cannot start the daemon: {fact}");
+        let failed = |error: std::io::Error| cannot(error.to_string());
+        let (mut ours, theirs) = UnixStream::pair().map_err(failed)?;
+        let their_fd = theirs.as_raw_fd();
+        let (most_heap, action) = match node_socket {
+            Some(_) => (MostHeap::OfMany, "node-daemon"),
+            None => (MostHeap::OfOneSandbox, "daemon"),
+        };
+        let mut command = self.install.node(most_heap);
+        command.arg("-bundle").arg(self.bundle).args(self.arguments).arg(action);
+        command
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        // SAFETY: only system calls, which are allowed between fork and exec.
+        unsafe { command.pre_exec(move || become_daemon(their_fd)) };
+        let mut child = command.spawn().map_err(failed)?;
+        drop(theirs);
+
+        ours.set_read_timeout(Some(START_LIMIT)).map_err(failed)?;
+        let request = serde_json::json!({ "stdin": hex(self.stdin), "nodeSocket": node_socket });
+        // A daemon that is gone says so by its reply, or by none.
+        let _ = writeln!(ours, "{request}");
+        match receive(&ours) {
+            Ok(Some(Reply::Ready { answer })) => {
+                let answer = unhex(&answer).ok_or_else(|| cannot("it gave an answer that is no hex".into()))?;
+                writeln!(ours, "{{}}").map_err(failed)?;
+                Ok(answer)
+            }
+            Ok(Some(Reply::Failed { message })) => Err(message),
+            Ok(Some(Reply::Declined) | None) => {
+                Err(cannot(format!("it ended before it served ({})", end_of(&mut child))))
+            }
+            Err(error) => {
+                let _ = child.kill();
+                Err(cannot(format!(
+                    "it does not serve within {} s: {error}",
+                    START_LIMIT.as_secs()
+                )))
+            }
         }
     }
 }

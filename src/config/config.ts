@@ -27,6 +27,8 @@ export interface Config {
   readonly maxMemoryMiB: number;
   /** vCPUs whatever the spec says, at most `maxVcpus`; 0: by the spec. */
   readonly vcpus: number;
+  /** Whether each sandbox has a daemon of its own, or all of a node share one per namespace of containerd. */
+  readonly daemon: "sandbox" | "node";
   /** Whether VMM and helpers go into the cgroup that the spec names. */
   readonly hostCgroup: boolean;
   /** Where runtime state lives: `<stateDirectory>/<namespace>/<sandbox id>`. */

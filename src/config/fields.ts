@@ -37,6 +37,7 @@ export const fields: ReadonlyMap<string, Field> = new Map(
     memory_mib: integerOrZero("memoryMiB", 64, 1_048_576),
     max_memory_mib: integerOrZero("maxMemoryMiB", 64, 1_048_576),
     vcpus: integerOrZero("vcpus", 1, 256),
+    daemon: choice("daemon", "sandbox", ["sandbox", "node"]),
     host_cgroup: flag("hostCgroup", true),
     state_directory: directory("stateDirectory", () => "/run/caisson"),
     data_directory: directory("dataDirectory", () => "/var/lib/caisson"),

@@ -20,7 +20,7 @@ export type ConfigSource =
   | { readonly tag: "text"; readonly name: string; readonly text: string };
 
 /** What all sandboxes of a host share cannot differ for one of them: others find it there. */
-const hostSettings: ReadonlySet<string> = new Set(["state_directory", "data_directory"]);
+const hostSettings: ReadonlySet<string> = new Set(["state_directory", "data_directory", "daemon"]);
 
 const maxFileBytes = 1024 * 1024;
 

@@ -302,6 +302,6 @@ export interface SandboxOptions {
   readonly observer?: SandboxObserver;
   /** Where its first VM comes from. Default: it is booted. */
   readonly vms?: VmSource;
-  /** How long this process took to come up, where it is there for this sandbox alone: the first part of the start. */
+  /** When the process was ready for it, on the clock of `performance.now()`; until then the first part of the start is counted. */
   readonly programMs?: number;
 }

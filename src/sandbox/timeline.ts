@@ -19,7 +19,7 @@ export class Timeline {
 
   /**
    * @param clock.originMs   what the phases count from, on the clock of `performance.now()`
-   * @param clock.programMs  how long this process, which is there for nothing else, took until now; its first request is awaited
+   * @param clock.programMs  on the same clock, when the process had made itself ready for the first request; that is awaited
    */
   constructor(
     onPhase?: (phase: Phase) => void,
@@ -27,9 +27,9 @@ export class Timeline {
   ) {
     this.#onPhase = onPhase;
     this.#originMs = originMs;
-    if (programMs === undefined || originMs !== 0) return;
+    if (programMs === undefined) return;
     this.#programMs = programMs;
-    this.add("daemon", 0, programMs);
+    this.add("daemon", originMs, programMs - originMs);
   }
 
   /** The first request has come. */

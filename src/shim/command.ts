@@ -17,6 +17,11 @@ export async function runCommand(argv: readonly string[], parts: ShimParts): Pro
     await runDaemon(flags, parts);
     return;
   }
+  if (flags.action === "node-daemon") {
+    const { runNodeDaemon } = await import("./node-daemon.ts");
+    await runNodeDaemon(flags, parts);
+    return;
+  }
   if (flags.action === "ready-daemon") {
     const { runReadyDaemon } = await import("./ready-daemon.ts");
     await runReadyDaemon(flags, parts);

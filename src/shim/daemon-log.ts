@@ -11,7 +11,7 @@ const maxFileBytes = 16 * 1024 * 1024;
  * our own command line `log` is a plain file. Lines that would block are dropped and counted.
  */
 export class LogDestination {
-  readonly #fd: number | undefined;
+  #fd: number | undefined;
   #dropped = 0;
   #bytesLeft: number;
 
@@ -24,6 +24,12 @@ export class LogDestination {
   /** Lines dropped because nobody read, or the file was full. */
   get dropped(): number {
     return this.#dropped;
+  }
+
+  /** What is written later is dropped. */
+  close(): void {
+    if (this.#fd !== undefined) closeSync(this.#fd);
+    this.#fd = undefined;
   }
 
   write(line: string): void {

@@ -64,6 +64,7 @@ async function endDaemon(
   record: ShimRecord | undefined,
   isAlone: () => Promise<boolean>,
 ): Promise<boolean> {
+  let isHanging = false;
   if (existsSync(path)) {
     const { connectShim } = await import("./shim-client.ts");
     try {
@@ -72,10 +73,12 @@ async function endDaemon(
       await shim.waitForEnd(endTimeoutMs);
     } catch (error) {
       // A daemon that does not answer is ended by force, but not when it holds other containers than this one.
-      if (!isNobodyThere(error) && !(await isAlone())) throw doesNotAnswer(containerId, error);
+      isHanging = !isNobodyThere(error);
+      if (isHanging && !(await isAlone())) throw doesNotAnswer(containerId, error);
     }
   }
-  if (record !== undefined) await killDaemon(record.daemon);
+  // One that can have other sandboxes goes on without this one, whose processes are in the journal.
+  if (record !== undefined && (isHanging || record.servesMany !== true)) await killDaemon(record.daemon);
   return false;
 }
 

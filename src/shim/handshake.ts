@@ -9,6 +9,8 @@ import { RuntimeError } from "../base/errors.ts";
 export interface DaemonRequest {
   /** What came in on stdin of `start`, in hex. */
   readonly stdin: string;
+  /** Where a daemon that serves many sandboxes shall listen. */
+  readonly nodeSocket?: string | null;
 }
 
 export type DaemonReply =

@@ -6,15 +6,19 @@ import { runCommand } from "./command.ts";
 const executableDirectory = resolve(fileURLToPath(import.meta.url), "../../bin");
 
 await runCommand(process.argv.slice(2), {
-  loadConfig: async (overrides = []) => {
+  loadConfig: async (overrides = [], environment = process.env) => {
     const { loadConfig } = await import("../config/load.ts");
-    return loadConfig({ environment: process.env, executableDirectory, overrides });
+    return loadConfig({ environment, executableDirectory, overrides });
   },
   createSandbox: async (options) => {
     const { createDriver } = await import("../hypervisor/drivers.ts");
     const { createSandbox } = await import("../sandbox/sandbox.ts");
+    const { coldVms } = await import("../sandbox/vm-source.ts");
     const hypervisor = await createDriver(options.config, (text) => options.log.warn(text));
-    return createSandbox({ ...options, hypervisor, programMs: performance.now() });
+    const { vms, originMs } = options;
+    if (vms !== undefined) return createSandbox({ ...options, hypervisor, vms });
+    const programMs = performance.now();
+    return createSandbox({ ...options, hypervisor, vms: { ...coldVms, originMs }, programMs });
   },
   bootReadyVm: async (options) => {
     const { createDriver } = await import("../hypervisor/drivers.ts");

@@ -71,11 +71,15 @@ export const definitions = {
     "caisson_log_lines_dropped_total",
     "Log lines that were dropped: nobody read them, or the file was full.",
   ),
+  daemonSandboxes: gauge(
+    "caisson_daemon_sandboxes",
+    'Sandboxes that this daemon serves; the metrics "process_…" are of all of them.',
+  ),
   cpuSeconds: counter("process_cpu_seconds_total", "CPU time of the daemon itself, user and system."),
   startTime: gauge("process_start_time_seconds", "When the daemon was started, in Unix time."),
   residentBytes: gauge(
     "process_resident_memory_bytes",
-    "Resident memory of the daemon itself; most of it is shared with the other daemons.",
+    "Resident memory of the daemon itself; what is the program's is shared with the other daemons.",
   ),
   virtualBytes: gauge("process_virtual_memory_bytes", "Address space of the daemon itself."),
   openFds: gauge("process_open_fds", "File descriptors that the daemon has open."),

@@ -11,6 +11,8 @@ export interface MetricsSources {
   readonly sandbox: Pick<Sandbox, "containers">;
   readonly publisher: { readonly queued: number; readonly sent: number; readonly dropped: number };
   readonly log: { readonly dropped: number };
+  /** Of the process. */
+  readonly sandboxCount: number;
 }
 
 type Operation = "create" | "start" | "delete" | "exec" | "exec_start" | "exec_delete";
@@ -96,7 +98,7 @@ export class DaemonMetrics implements SandboxObserver {
   }
 
   /** All metrics, in the order of their definitions. */
-  collect({ sandbox, publisher, log }: MetricsSources): Family[] {
+  collect({ sandbox, publisher, log, sandboxCount }: MetricsSources): Family[] {
     return [
       familyOf(definitions.buildInfo, [[{ version, node_version: process.versions.node }, 1]]),
       familyOf(definitions.containers, countStates(sandbox)),
@@ -118,6 +120,7 @@ export class DaemonMetrics implements SandboxObserver {
       familyOf(definitions.eventsSent, [[{}, publisher.sent]]),
       familyOf(definitions.eventsDropped, [[{}, publisher.dropped]]),
       familyOf(definitions.logLinesDropped, [[{}, log.dropped]]),
+      familyOf(definitions.daemonSandboxes, [[{}, sandboxCount]]),
       ...processFamilies(this.#startTimeSeconds),
     ];
   }

@@ -5,11 +5,13 @@ import { isSandboxBundle } from "./group.ts";
 import { identityOf, writeRecord } from "./record.ts";
 
 /** A sandbox, and where this process serves it. */
-export interface ServedSandbox {
+export interface ServedPlace {
   readonly stateDirectory: string;
   readonly namespace: string;
   readonly sandboxId: string;
   readonly socketPath: string;
+  /** Whether the process can have other sandboxes too. */
+  readonly servesMany: boolean;
 }
 
 /** Who called `start`, and for what. */
@@ -26,7 +28,7 @@ export interface StartCaller {
  * @throws invalid_argument  the bundle's path is not absolute
  */
 export async function noteContainer(
-  { stateDirectory, namespace, sandboxId, socketPath }: ServedSandbox,
+  { stateDirectory, namespace, sandboxId, socketPath, servesMany }: ServedPlace,
   { containerId, bundle, isCurrent }: StartCaller,
 ): Promise<Uint8Array> {
   if (!isAbsolute(bundle)) {
@@ -34,7 +36,7 @@ export async function noteContainer(
   }
   const address = `unix://${socketPath}`;
   await writeFileAtomic(join(bundle, "address"), address, 0o644);
-  const record = { sandboxId, socketPath, daemon: identityOf(process.pid) };
+  const record = { sandboxId, socketPath, daemon: identityOf(process.pid), servesMany };
   await writeRecord(stateDirectory, namespace, containerId, record);
   return Buffer.from(formatAnswer(address, isCurrent || isSandboxBundle(bundle)));
 }

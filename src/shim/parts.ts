@@ -6,6 +6,8 @@ import type { SandboxObserver } from "../sandbox/observer.ts";
 import type { ReadyVm, ReadyVmOptions } from "../sandbox/ready-vm.ts";
 import type { VmSource } from "../sandbox/vm-source.ts";
 
+export type Environment = Readonly<Record<string, string | undefined>>;
+
 interface SandboxOptions {
   readonly namespace: string;
   readonly sandboxId: string;
@@ -14,6 +16,8 @@ interface SandboxOptions {
   /** Told of every event in its order, synchronously. */
   readonly emit: (event: SandboxEvent) => void;
   readonly observer: SandboxObserver;
+  /** When its `start` came in, on the clock of `performance.now()`; 0: with the process. */
+  readonly originMs: number;
   /** Where its first VM comes from. Default: it is booted. */
   readonly vms?: VmSource;
 }
@@ -29,8 +33,8 @@ interface RemoveSandboxOptions {
  * on the path of every container and need few of them.
  */
 export interface ShimParts {
-  /** `overrides` are the settings of one sandbox. */
-  loadConfig(overrides?: readonly ConfigSource[]): Promise<Config>;
+  /** `overrides` are the settings of one sandbox, `environment` that of its `start`; default: the process's. */
+  loadConfig(overrides?: readonly ConfigSource[], environment?: Environment): Promise<Config>;
   createSandbox(options: SandboxOptions): Promise<Sandbox>;
   /** Boots a VM for a sandbox that is not known yet. On failure nothing is left. */
   bootReadyVm(options: Omit<ReadyVmOptions, "hypervisor">): Promise<ReadyVm>;

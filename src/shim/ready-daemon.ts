@@ -1,37 +1,38 @@
 import { mkdir, rm } from "node:fs/promises";
-import { statSync } from "node:fs";
 import { createServer, type Server, Socket } from "node:net";
 import { dirname, join } from "node:path";
 import { describe } from "../base/errors.ts";
 import { ignore, removeDirectory } from "../base/files.ts";
 import { checkId } from "../base/ids.ts";
 import { createLog, type Log } from "../base/log.ts";
-import { within } from "../base/scope.ts";
 import { loadSpec } from "../oci/spec.ts";
 import { cgroupPlaceOf } from "../sandbox/cgroup-path.ts";
 import type { ReadyVm } from "../sandbox/ready-vm.ts";
 import { readBootstrap } from "./bootstrap.ts";
-import { keepAlive, serveStart } from "./daemon.ts";
-import { type Flags, parseFlags } from "./flags.ts";
+import { serveStart } from "./daemon.ts";
+import { keepAlive, processOfOne, shimCgroupOf } from "./daemon-process.ts";
+import type { Flags } from "./flags.ts";
 import { isSandboxBundle } from "./group.ts";
 import { Handshake } from "./handshake.ts";
 import { DaemonMetrics } from "./metrics.ts";
 import {
-  type Declined,
+  callOf,
+  decline,
+  describeProgram,
+  hasOurConfig,
   isFromSameHost,
   joinCgroups,
   type Offer,
-  readOffer,
   readyDirectory,
+  receiveOffer,
   takeOomScore,
 } from "./offer.ts";
-import { readOptions, readSandboxOptions } from "./options.ts";
+import { readSandboxOptions } from "./options.ts";
 import type { ShimParts } from "./parts.ts";
 import type { KeptMessage } from "./pool.ts";
 import { ReadyLog } from "./ready-log.ts";
 
 const keeperFd = 3;
-const offerTimeoutMs = 5_000;
 const aliveIntervalMs = 60_000;
 
 /**
@@ -128,41 +129,37 @@ class ReadyDaemon {
   }
 
   async #answer(handshake: Handshake, onTaken: () => void): Promise<void> {
-    const offer = readOffer(await within(handshake.receive(), offerTimeoutMs, undefined));
-    const flags = parseFlags([...(offer?.argv ?? []), "daemon"]);
-    if (offer === undefined || !(await this.#suits(offer, flags)) || this.#isTaken) {
-      handshake.send({ tag: "declined" } satisfies Declined);
-      await handshake.end();
+    const received = await receiveOffer(handshake);
+    if (received === undefined || !(await this.#suits(received)) || this.#isTaken) {
+      await decline(handshake);
       return;
     }
     this.#isTaken = true;
     // Nobody else comes: what is in the queue of the socket finds it closed.
     await rm(this.#waiting.socketPath, { force: true });
     onTaken();
-    process.env["TTRPC_ADDRESS"] = offer.ttrpcAddress;
-    const vmPids = this.#waiting.ready.processes.map(({ pid }) => pid);
+    const { ready, metrics, lines, log } = this.#waiting;
+    const { offer, flags } = received;
+    const vmPids = ready.processes.map(({ pid }) => pid);
     takeOomScore(offer, [...vmPids, process.pid]);
-    await serveStart({ handshake, flags, stdin: Buffer.from(offer.stdin, "hex") }, this.#parts, {
-      ready: this.#waiting.ready,
-      metrics: this.#waiting.metrics,
-      log: this.#waiting.lines,
-    });
+    const parts = { ready, metrics, log: lines };
+    const isServing = await serveStart(callOf(handshake, received), this.#parts, processOfOne(), parts);
+    if (!isServing) process.exit(1);
     // In nobody's way: the kernel takes its time for each.
     const failures = await joinCgroups(
       offer,
       (await this.#hasCgroup(flags)) ? [process.pid] : [process.pid, ...vmPids],
     );
-    if (failures.length > 0) this.#waiting.log.warn({ failures }, "cannot join the cgroups of the caller");
+    if (failures.length > 0) log.warn({ failures }, "cannot join the cgroups of the caller");
   }
 
   /** Whether a sandbox of our own would be no different. */
-  async #suits(offer: Offer, flags: Flags): Promise<boolean> {
+  async #suits({ offer, flags }: { offer: Offer; flags: Flags }): Promise<boolean> {
     try {
-      if (!isFromSameHost(offer) || describeProgram() !== this.#program) return false;
+      if (!isFromSameHost(offer) || !hasOurConfig(offer) || describeProgram() !== this.#program) return false;
       if (isSandboxBundle(flags.bundle)) return false;
       const bootstrap = readBootstrap(Buffer.from(offer.stdin, "hex"), flags.id, flags.namespace);
-      const options = bootstrap.options === undefined ? undefined : readOptions(bootstrap.options);
-      if (options?.tag === "runc" && options.shimCgroup !== "") return false;
+      if (shimCgroupOf(bootstrap.options) !== "") return false;
       const config = await this.#parts.loadConfig(readSandboxOptions(bootstrap.options).sources);
       return this.#waiting.ready.fits(await loadSpec(flags.bundle), config);
     } catch {
@@ -175,10 +172,4 @@ class ReadyDaemon {
   async #hasCgroup({ bundle }: Flags): Promise<boolean> {
     return cgroupPlaceOf(await loadSpec(bundle), await this.#parts.loadConfig()) !== undefined;
   }
-}
-
-/** The program that we run is another one after an upgrade. */
-function describeProgram(): string {
-  const stat = statSync(process.argv[1] ?? "", { throwIfNoEntry: false });
-  return JSON.stringify([stat?.dev, stat?.ino, stat?.size, stat?.mtimeMs]);
 }

@@ -11,6 +11,8 @@ export interface ShimRecord {
   readonly sandboxId: string;
   readonly socketPath: string;
   readonly daemon: ProcessIdentity;
+  /** Whether the daemon can have other sandboxes too. */
+  readonly servesMany?: boolean;
 }
 
 /** Beside the command line's sockets; `+` cannot stand in an id. */

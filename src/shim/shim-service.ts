@@ -7,14 +7,15 @@ import type { Sandbox } from "../sandbox/model.ts";
 import type { Handlers } from "../ttrpc/method.ts";
 import type { Life } from "./life.ts";
 import type { StartCaller } from "./note.ts";
+import type { Environment } from "./parts.ts";
 import type { shimMethods } from "./shim-api.ts";
 
 const sigkill = 9;
 
-/** It has our configuration, and a session of its own. */
-function runDetached([file, ...args]: readonly string[]): void {
+/** It has the configuration of the sandbox, and a session of its own. */
+function runDetached([file, ...args]: readonly string[], environment: Environment): void {
   if (file === undefined) return;
-  const { CAISSON_CONFIG = "" } = process.env;
+  const { CAISSON_CONFIG = "" } = environment;
   const env = { ...minimalEnvironment, CAISSON_CONFIG };
   const child = spawn(file, args, { cwd: "/", env, stdio: "ignore", detached: true });
   child.on("error", () => {
@@ -23,12 +24,22 @@ function runDetached([file, ...args]: readonly string[]): void {
   child.unref();
 }
 
-/** What our own programs ask of the daemon besides the task API. `note` notes who serves a container. */
-export function shimService(
-  life: Life,
-  sandbox: Sandbox,
-  note: (caller: StartCaller) => Promise<Uint8Array>,
-): Handlers<typeof shimMethods> {
+export interface ShimServiceOptions {
+  readonly life: Life;
+  readonly sandbox: Sandbox;
+  /** Notes who serves a container. */
+  readonly note: (caller: StartCaller) => Promise<Uint8Array>;
+  /** Of the `start` of the sandbox. */
+  readonly environment: Environment;
+}
+
+/** What our own programs ask of the daemon besides the task API. */
+export function shimService({
+  life,
+  sandbox,
+  note,
+  environment,
+}: ShimServiceOptions): Handlers<typeof shimMethods> {
   return {
     async attach({ containerId, bundle, isCurrent }) {
       life.announce(checkId("container id", containerId));
@@ -63,7 +74,7 @@ export function shimService(
       } catch {
         // Whoever stood for it on the host is gone. One that has ended meanwhile, or was never started, needs nothing.
         await process.kill(sigkill, execId === "").catch(ignoreCode("not_found", "failed_precondition"));
-        runDetached(commandAtLoss);
+        runDetached(commandAtLoss, environment);
       } finally {
         if (isSandboxes) sandbox.standIns.delete(standInPid);
       }

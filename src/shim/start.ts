@@ -1,12 +1,12 @@
-import { lstat, readFile, writeFile } from "node:fs/promises";
+import { lstat } from "node:fs/promises";
 import { dirname, isAbsolute, join } from "node:path";
 import { RuntimeError } from "../base/errors.ts";
 import { checkId } from "../base/ids.ts";
 import { type Bootstrap, readBootstrap } from "./bootstrap.ts";
-import type { DaemonOptions } from "./daemon.ts";
 import type { Flags } from "./flags.ts";
 import { groupOf, isSandboxBundle } from "./group.ts";
-import type { ShimParts } from "./parts.ts";
+import type { Environment, ShimParts } from "./parts.ts";
+import type { SandboxRequest } from "./served-sandbox.ts";
 import { noteContainer, type StartCaller } from "./note.ts";
 import { isNobodyThere, makeSocketDirectory, socketPath } from "./socket-path.ts";
 
@@ -15,8 +15,17 @@ const maxAttempts = 5;
 /** Longest wait for an ending daemon to be gone. */
 const endingTimeoutMs = 10_000;
 
-/** Makes this process the daemon. False: another one serves at the socket. */
-export type Serve = (options: DaemonOptions) => Promise<boolean>;
+/** Makes this process the daemon of a sandbox. False: another one serves at the socket. */
+export type Serve = (request: SandboxRequest) => Promise<boolean>;
+
+/** What `start` is called with. */
+export interface StartOptions {
+  readonly flags: Flags;
+  readonly stdin: Uint8Array;
+  readonly environment: Environment;
+  /** Whether the process that becomes the daemon can have other sandboxes too. */
+  readonly servesMany: boolean;
+}
 
 /**
  * The `start` command, run by the process that becomes the daemon: makes sure that a daemon of the container's sandbox
@@ -26,8 +35,7 @@ export type Serve = (options: DaemonOptions) => Promise<boolean>;
  * @throws invalid_argument   ids, bundle or stdin are not what they should be
  */
 export async function start(
-  flags: Flags,
-  stdin: Uint8Array,
+  { flags, stdin, environment, servesMany }: StartOptions,
   parts: ShimParts,
   serve: Serve,
 ): Promise<Uint8Array> {
@@ -37,7 +45,7 @@ export async function start(
   const bundle = await checkBundle(flags.bundle);
   const bootstrap = readBootstrap(stdin, containerId, namespace);
   const sandboxId = await groupOf(bundle, containerId);
-  const { stateDirectory } = await parts.loadConfig();
+  const { stateDirectory } = await parts.loadConfig([], environment);
   const path = socketPath({
     address: flags.address,
     namespace,
@@ -59,14 +67,12 @@ export async function start(
       bundle,
       isSandbox: isSandboxBundle(bundle),
       socketPath: path,
-      ttrpcAddress: eventAddress(flags, bootstrap),
+      ttrpcAddress: eventAddress(flags, bootstrap, environment),
       debug: flags.debug || bootstrap.debug,
       options: bootstrap.options,
     });
     if (!isServing) continue;
-    await joinShimCgroup(bootstrap);
-    await raiseOomScore();
-    return noteContainer({ stateDirectory, namespace, sandboxId, socketPath: path }, caller);
+    return noteContainer({ stateDirectory, namespace, sandboxId, socketPath: path, servesMany }, caller);
   }
   throw new RuntimeError(
     "unavailable",
@@ -88,9 +94,9 @@ async function attach(path: string, caller: StartCaller): Promise<Uint8Array | u
 }
 
 /** Without containerd (our own command line) nobody takes events. */
-function eventAddress(flags: Flags, bootstrap: Bootstrap): string {
+function eventAddress(flags: Flags, bootstrap: Bootstrap, environment: Environment): string {
   if (flags.address === "") return "";
-  const address = bootstrap.ttrpcAddress || process.env["TTRPC_ADDRESS"] || "";
+  const address = bootstrap.ttrpcAddress || environment["TTRPC_ADDRESS"] || "";
   return checkAddress(address);
 }
 
@@ -111,24 +117,4 @@ async function checkBundle(bundle: string): Promise<string> {
   });
   if (stat.isDirectory()) return bundle;
   throw new RuntimeError("invalid_argument", `Cannot use bundle "${bundle}": expected a directory`);
-}
-
-/** The options of runc may name a cgroup for the daemon, whose children then are in it too. */
-async function joinShimCgroup({ options }: Bootstrap): Promise<void> {
-  if (options === undefined) return;
-  const { readOptions } = await import("./options.ts");
-  const read = readOptions(options);
-  if (read.tag !== "runc" || read.shimCgroup === "") return;
-  const { joinCgroup } = await import("../base/cgroups.ts");
-  await joinCgroup(read.shimCgroup, process.pid);
-}
-
-/** The daemon shall be killed for want of memory before containerd, whose score it has inherited. */
-async function raiseOomScore(): Promise<void> {
-  try {
-    const inherited = Number(await readFile("/proc/self/oom_score_adj", "utf8"));
-    await writeFile("/proc/self/oom_score_adj", String(Math.min(inherited + 1, 1000)));
-  } catch {
-    // Best effort: not permitted in a user namespace.
-  }
 }

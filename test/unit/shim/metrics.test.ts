@@ -17,6 +17,7 @@ const idle: MetricsSources = {
   sandbox: { containers: [] },
   publisher: { queued: 0, sent: 0, dropped: 0 },
   log: { dropped: 0 },
+  sandboxCount: 1,
 };
 
 function containerIn(tag: ProcessState["tag"], execs: number): Container {
