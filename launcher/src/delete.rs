@@ -14,6 +14,7 @@ use crate::daemon_call::Daemon;
 use crate::flags::Flags;
 use crate::install::Install;
 use crate::messages::{DeleteResponse, RemoveRequest, RemoveResponse, Timestamp};
+use crate::node;
 use crate::sandbox::{Identity, Record, group_of, is_id, metrics_path, socket_path};
 
 /// containerd kills us after 5 s; Node, which waits longer, has to be done by then.
@@ -55,6 +56,12 @@ pub fn delete(flags: &Flags, install: &Install) -> Option<Vec<u8>> {
         .map(|record| record.socket_path.clone())
         .or_else(|| address_in(bundle.as_deref()?))
         .or_else(|| socket_path(&flags.address, namespace, &sandbox_id, &state, None))?;
+    if record
+        .as_ref()
+        .is_some_and(|record| record.serves_many && !record.daemon.is_alive())
+    {
+        node::remove_stale(&state);
+    }
     if !goes_on(&socket, id, record.as_ref())? {
         remove(&socket)?;
         remove(&metrics_path(&state, namespace, &sandbox_id))?;

@@ -35,7 +35,7 @@ pub fn offer(state: &Path, namespace: &str, offer: &Offer) -> Answer {
     if let Some(answer) = ask(&path, offer) {
         return answer;
     }
-    let lock = lock(&directory).ok();
+    let lock = lock(&directory, START_LIMIT).ok();
     // Whoever had the lock has started it.
     ask(&path, offer).unwrap_or(Answer::Start(path, lock))
 }
@@ -59,23 +59,45 @@ fn key(namespace: &str, offer: &Offer) -> String {
     let identity = |stat: Metadata| format!("{}:{}:{}:{}", stat.dev(), stat.ino(), stat.size(), stat.mtime_nsec());
     let program = fs::metadata(&offer.program).map(identity).unwrap_or_default();
     let links = offer.namespaces.join(" ");
-    let parts = [namespace, &offer.program, &program, &links, &offer.cgroups, &offer.oom_score];
+    let parts = [
+        namespace,
+        &offer.program,
+        &program,
+        &links,
+        &offer.cgroups,
+        &offer.oom_score,
+    ];
     let mut key = hash(parts.join("\0").as_bytes());
     key.truncate(KEY_LENGTH);
     key
 }
 
-/// Waits for those that start a daemon, which their own limit bounds.
-fn lock(directory: &Path) -> io::Result<File> {
+/// Removes the sockets of daemons that were killed, unless one is being started, which does so itself.
+pub fn remove_stale(state: &Path) {
+    let directory = state.join(".node");
+    let Ok(_lock) = lock(&directory, Duration::ZERO) else {
+        return;
+    };
+    let entries = fs::read_dir(&directory).into_iter().flatten().flatten();
+    for path in entries.map(|entry| entry.path()) {
+        if UnixStream::connect(&path).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused) {
+            // Left for the next one.
+            let _ = fs::remove_file(&path);
+        }
+    }
+}
+
+/// Waits for whoever starts a daemon.
+fn lock(directory: &Path, limit: Duration) -> io::Result<File> {
     DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     let file = File::open(directory)?;
-    let deadline = Instant::now() + START_LIMIT;
+    let deadline = Instant::now() + limit;
     loop {
         // SAFETY: a system call on a descriptor that we have open.
         if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
             return Ok(file);
         }
-        if Instant::now() > deadline {
+        if Instant::now() >= deadline {
             return Err(ErrorKind::TimedOut.into());
         }
         sleep(LOCK_INTERVAL);

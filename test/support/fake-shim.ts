@@ -6,15 +6,16 @@ import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { type ConfigSource, loadConfig } from "../../src/config/load.ts";
 import { runCommand } from "../../src/shim/command.ts";
+import type { Environment } from "../../src/shim/parts.ts";
 import { unmountAllBelow } from "../../src/storage/mount.ts";
 import { createFakeSandbox } from "./fake-sandbox.ts";
 
-const load = (overrides: readonly ConfigSource[] = []) =>
-  loadConfig({ environment: process.env, executableDirectory: "/nowhere", overrides });
+const load = (overrides: readonly ConfigSource[] = [], environment: Environment = process.env) =>
+  loadConfig({ environment, executableDirectory: "/nowhere", overrides });
 const { stateDirectory } = load();
 
 await runCommand(process.argv.slice(2), {
-  loadConfig: (overrides) => Promise.resolve(load(overrides)),
+  loadConfig: (...args) => Promise.resolve(load(...args)),
   createSandbox: async ({ namespace, sandboxId, emit }) => {
     await mkdir(join(stateDirectory, namespace, sandboxId), { recursive: true });
     return createFakeSandbox({ sandboxId, emit });

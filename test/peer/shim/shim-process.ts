@@ -48,18 +48,19 @@ export interface ShimProcess extends AsyncDisposable {
   /** Runs `start` and connects to the address that it prints. */
   start(options: CommandOptions): Promise<{ address: string; version: number; client: TtrpcClient }>;
   /** What `start` has noted about a container. */
-  record(id: string): { readonly socketPath: string; readonly daemon: ProcessIdentity };
+  record(id: string): { readonly socketPath: string; readonly daemon: ProcessIdentity; readonly servesMany: boolean };
   /** What is left in the state directory and of the bundles' sockets. */
   leftovers(): string[];
 }
 
-export function createShimProcess(address = ""): ShimProcess {
+/** `settings` are lines for its configuration. */
+export function createShimProcess(address = "", settings = ""): ShimProcess {
   const dir = createTempDir();
   const namespace = dir.token;
   const stateDirectory = dir.join("state");
   const launcher = install(dir);
   const config = dir.join("config.toml");
-  writeFileSync(config, `state_directory = ${JSON.stringify(stateDirectory)}\n`);
+  writeFileSync(config, `state_directory = ${JSON.stringify(stateDirectory)}\n${settings}\n`);
   const daemons: ProcessIdentity[] = [];
   const bundleOf = (id: string) => dir.join("bundles", id);
   mkdirSync(stateDirectory);
@@ -88,7 +89,7 @@ export function createShimProcess(address = ""): ShimProcess {
     });
   const record = (id: string) => {
     const text = readFileSync(join(stateDirectory, ".shims", `${namespace}+${id}.json`), "utf8");
-    return JSON.parse(text) as { socketPath: string; daemon: ProcessIdentity };
+    return JSON.parse(text) as ReturnType<ShimProcess["record"]>;
   };
   return {
     dir,
