@@ -1,4 +1,4 @@
-import { createServer, type Server, Socket } from "node:net";
+import { createServer, type Server } from "node:net";
 import { errnoOf } from "../base/errors.ts";
 import { removeFile } from "../base/files.ts";
 import { receiveStart, serveStart, type StartCall } from "./daemon.ts";

@@ -71,7 +71,11 @@ export function createPod(settings: Partial<Config> = {}): Pod {
   const dir = createTempDir();
   makeBusyboxRoot(dir.join("rootfs"));
   mkdirSync(dir.join("bundles"));
-  const suite = { tag: "text", name: "CAISSON_TEST_SETTINGS", text: suiteSettings } as const;
+  const suite = {
+    tag: "text",
+    name: "CAISSON_TEST_SETTINGS",
+    text: suiteSettings.replace(/^daemon = .*$/m, ""),
+  } as const;
   const config = {
     ...loadConfig({ environment: {}, executableDirectory: buildPath("lib"), overrides: [suite] }),
     stateDirectory: dir.join("run"),

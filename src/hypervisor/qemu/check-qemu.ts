@@ -16,16 +16,28 @@ export function checkQemuConfig(config: VmConfig): void {
     refuseVmConfig(config, "it shall grow, which takes the machine q35 and a kernel with ACPI");
 }
 
-/** The microvm machine has a fixed number of virtio slots: 24 on its second interrupt controller, 8 without ACPI. */
 function checkSlots(config: VmConfig): void {
-  const { machine, kernel, disks, shares, nics } = config;
-  if (machine !== "microvm") return;
-  const slots = kernel.acpi ? 24 : 8;
-  // The vsock and the random number device are always there.
-  const devices = disks.length + shares.length + nics.length + 2;
+  const slots = slotsOf(config);
+  const devices = countDevices(config);
   if (devices > slots)
     refuseVmConfig(
       config,
       `it has ${devices} devices, the microvm machine has ${slots} slots with this kernel`,
     );
+}
+
+/** Whether there is a slot for one device more, which the VM can do without. */
+export function hasSpareSlot(config: VmConfig): boolean {
+  return countDevices(config) < slotsOf(config);
+}
+
+/** The microvm machine has a fixed number of virtio slots: 24 on its second interrupt controller, 8 without ACPI. */
+function slotsOf({ machine, kernel }: VmConfig): number {
+  if (machine !== "microvm") return Number.POSITIVE_INFINITY;
+  return kernel.acpi ? 24 : 8;
+}
+
+/** The vsock and the random number device are always there. */
+function countDevices({ disks, shares, nics }: VmConfig): number {
+  return disks.length + shares.length + nics.length + 2;
 }

@@ -1,6 +1,6 @@
 import type { VmFile } from "../open-file.ts";
 import { vsockBackendSocketName } from "./vsock-backend.ts";
-import { checkQemuConfig } from "./check-qemu.ts";
+import { checkQemuConfig, hasSpareSlot } from "./check-qemu.ts";
 import { option, type Properties } from "./option.ts";
 import { growingMiB, growthArgs } from "./plan-growth.ts";
 import type { Disk, Nic, Share, VmConfig } from "../vm-config.ts";
@@ -59,6 +59,7 @@ export function planQemu(config: VmConfig): QemuPlan {
     ...config.shares.map((share, index) => shareArgs(config, share, index)),
     ...config.nics.map((nic) => nicArgs(config, nic, inherit)),
     randomness(config),
+    freePages(config),
     ...(config.hostDevices ?? []).map(({ address }) => ["-device", option("vfio-pci", { host: address })]),
     growthArgs(config),
   ].flat();
@@ -186,6 +187,15 @@ function nicArgs(config: VmConfig, { id, macAddress, tapFd }: Nic, inherit: Inhe
 
 function randomness(config: VmConfig): string[] {
   return ["-object", option("rng-builtin", { id: "rng" }), ...device(config, "virtio-rng", { rng: "rng" })];
+}
+
+/**
+ * Through the balloon, which stays empty, the guest's kernel reports pages that have become free; QEMU gives them back to the host. What
+ * a VFIO device may write to is pinned.
+ */
+function freePages(config: VmConfig): string[] {
+  if (!hasSpareSlot(config) || (config.hostDevices ?? []).length > 0) return [];
+  return device(config, "virtio-balloon", { "free-page-reporting": "on" });
 }
 
 /** A virtio device on the machine's bus. Devices appear in the guest in the order in which they are given. */

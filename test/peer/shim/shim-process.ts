@@ -48,7 +48,11 @@ export interface ShimProcess extends AsyncDisposable {
   /** Runs `start` and connects to the address that it prints. */
   start(options: CommandOptions): Promise<{ address: string; version: number; client: TtrpcClient }>;
   /** What `start` has noted about a container. */
-  record(id: string): { readonly socketPath: string; readonly daemon: ProcessIdentity; readonly servesMany: boolean };
+  record(id: string): {
+    readonly socketPath: string;
+    readonly daemon: ProcessIdentity;
+    readonly servesMany: boolean;
+  };
   /** What is left in the state directory and of the bundles' sockets. */
   leftovers(): string[];
 }

@@ -48,6 +48,7 @@ test("planQemu(): microvm under TCG with Debian's kernel", () => {
       "-chardev socket,id=vsock,path=vhost-vsock.sock -device vhost-user-vsock-device,chardev=vsock",
       "-chardev socket,id=share0,path=virtiofs.sock -device vhost-user-fs-device,chardev=share0,tag=caisson,queue-size=1024",
       "-object rng-builtin,id=rng -device virtio-rng-device,rng=rng",
+      "-device virtio-balloon-device,free-page-reporting=on",
     ].join(" "),
   );
   expect(fds).toEqual([
@@ -84,6 +85,7 @@ test("planQemu(): q35 under KVM with a kernel of its own, a second disk and a ne
       "-netdev tap,id=nic-eth0,fd=8",
       "-device virtio-net-pci,netdev=nic-eth0,mac=02:00:00:00:00:01,romfile=,disable-legacy=on",
       "-object rng-builtin,id=rng -device virtio-rng-pci,rng=rng,disable-legacy=on",
+      "-device virtio-balloon-pci,free-page-reporting=on,disable-legacy=on",
     ].join(" "),
   );
   expect(fds).toEqual([
