@@ -12,6 +12,8 @@ let settings: Disposable;
 beforeAll(async () => {
   containerd = await startContainerd();
   settings = containerd.configure('daemon = "node"');
+  // The directory of the sockets stays.
+  await containerd.ctrOk(containerd.runArgs(["--rm"], containerd.id("before"), "true"));
 });
 afterAll(async () => {
   settings[Symbol.dispose]();
