@@ -270,6 +270,12 @@ export interface Sandbox {
    */
   boot(request: BootRequest, options: { signal: AbortSignal }): Promise<BootedSandbox>;
   /**
+   * Begins to boot the VM for a container that is going to be asked for, unless there is one already. Only who creates the container
+   * learns of a failure, and gets a VM that suits it also when its bundle has changed meanwhile. `close` releases what it makes. Not for
+   * sandboxes that `boot` is called for.
+   */
+  prepare(container: Pick<CreateContainerRequest, "containerId" | "bundle">): void;
+  /**
    * Boots the VM with the first container, unless it runs already, then creates the container in it. When it fails nothing is left and the
    * same id works again. The create event has been emitted when it resolves.
    *

@@ -25,6 +25,7 @@ import type {
   SandboxOptions,
 } from "./model.ts";
 import { OomKills } from "./oom-kills.ts";
+import { PreparedBoot } from "./prepared-boot.ts";
 import { GuestProcess } from "./process.ts";
 import { removeSandbox } from "./remove.ts";
 import { SharedMemory } from "./shared-memory.ts";
@@ -60,6 +61,7 @@ class VmSandbox implements Sandbox {
   readonly #memory = new SharedMemory();
   #host: Promise<HostState> | undefined;
   #booted: Promise<Booted> | undefined;
+  #prepared: PreparedBoot<Booted> | undefined;
   #pid = 0;
   #isWithoutShare = false;
   #lostReason: string | undefined;
@@ -120,6 +122,23 @@ class VmSandbox implements Sandbox {
     }
   }
 
+  prepare({ containerId, bundle }: Pick<CreateContainerRequest, "containerId" | "bundle">): void {
+    if (this.#booted !== undefined || this.#prepared !== undefined || this.#creating.size > 0) return;
+    this.#prepared = new PreparedBoot(bundle, async (spec, signal) => {
+      await this.#closing;
+      const plan = await planContainer(spec, {
+        containerId,
+        terminal: spec.process?.terminal ?? false,
+        isIdle: false,
+        sandboxPids: [],
+        memory: new SharedMemory(),
+        podMounts: [],
+      });
+      const first = { spec, ...plan, isWithoutShare: !needsShare(plan) };
+      return await this.#timedBoot(first, configFor(spec.annotations, this.#options.config), signal);
+    });
+  }
+
   async createContainer(
     request: CreateContainerRequest,
     { signal }: { signal: AbortSignal },
@@ -128,7 +147,7 @@ class VmSandbox implements Sandbox {
     if (this.#containers.has(containerId) || this.#creating.has(containerId)) {
       throw new RuntimeError("already_exists", `Cannot create container "${containerId}": the id is in use`);
     }
-    if (this.#lostReason !== undefined) throw this.#lostError();
+    if (this.#lostReason !== undefined && this.#prepared === undefined) throw this.#lostError();
     if (this.#hold === "over") {
       throw new RuntimeError(
         "failed_precondition",
@@ -183,6 +202,7 @@ class VmSandbox implements Sandbox {
     this.#timeline.onRequest();
     const { containerId, bundle, stdio } = request;
     const spec = await loadSpec(bundle);
+    await this.#dropUnsuited(spec);
     const config = configFor(spec.annotations, this.#options.config);
     // Before anything is made: what a guest cannot have is refused at once.
     const plan = await planContainer(spec, {
@@ -275,10 +295,26 @@ class VmSandbox implements Sandbox {
   }
 
   #ensureBooted(first: FirstContainer, config: Config, signal: AbortSignal): Promise<Booted> {
-    return (this.#booted ??= timed(
+    if (this.#booted === undefined) {
+      this.#booted = this.#prepared?.take(signal) ?? this.#timedBoot(first, config, signal);
+      this.#prepared = undefined;
+    }
+    return this.#booted;
+  }
+
+  /** The bundle has changed since the boot for it began, or that VM has ended; but one of several containers takes what there is. */
+  async #dropUnsuited(spec: Spec): Promise<void> {
+    const prepared = this.#prepared;
+    if (prepared === undefined) return;
+    if ((await prepared.suits(spec)) && this.#lostReason === undefined) return;
+    if (this.#prepared === prepared && this.#creating.size === 1) await this.close();
+  }
+
+  #timedBoot(first: FirstContainer, config: Config, signal: AbortSignal): Promise<Booted> {
+    return timed(
       () => this.#boot(first, config, signal),
       (seconds, error) => this.#options.observer?.onBoot(seconds, error),
-    ));
+    );
   }
 
   async #boot(first: FirstContainer, config: Config, signal: AbortSignal): Promise<Booted> {
@@ -360,7 +396,9 @@ class VmSandbox implements Sandbox {
   async #close(): Promise<void> {
     const { namespace, sandboxId, config } = this.#options;
     if (this.#hold === "held") this.#hold = "over";
-    const booted = await this.#booted?.catch(() => undefined);
+    this.#prepared?.abort();
+    const booted = await (this.#booted ?? this.#prepared?.booted)?.catch(() => undefined);
+    this.#prepared = undefined;
     const host = await this.#host?.catch(() => undefined);
     if (booted !== undefined) {
       await endVm(booted.vm, { isLost: this.#lostReason !== undefined, log: this.#options.log }).catch(

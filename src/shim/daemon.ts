@@ -83,6 +83,7 @@ export async function serveStart(
     if (!isServing) return false;
     await sandbox.claim();
     await daemon.takePlace(request);
+    sandbox.prepare();
     return true;
   };
   try {

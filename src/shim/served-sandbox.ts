@@ -50,6 +50,8 @@ export interface ServedSandbox {
   readonly server: TtrpcServer;
   /** Once this process has the sandbox. */
   claim(): Promise<void>;
+  /** Once the process is where it shall be, which the VM then is, too: the container will be asked for in a moment. */
+  prepare(): void;
   /** Once it is known who serves it. */
   openMetrics(): void;
   /** Ends it, with its containers. Safe to call twice. */
@@ -153,5 +155,9 @@ export async function assembleSandbox(
   const claim = async () => {
     await vms?.claim();
   };
-  return { log, server, claim, openMetrics, end: () => life.end(), ended: ended.promise };
+  const prepare = () => {
+    // Of a bundle of the Sandbox API more is said with the calls than in the bundle.
+    if (!request.isSandbox) sandbox.prepare({ containerId: request.containerId, bundle: request.bundle });
+  };
+  return { log, server, claim, prepare, openMetrics, end: () => life.end(), ended: ended.promise };
 }

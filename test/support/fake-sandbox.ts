@@ -76,6 +76,13 @@ export class FakeSandbox implements Sandbox {
     );
   }
 
+  /** What prepare() was given. */
+  prepared: string | undefined;
+
+  prepare({ containerId }: Pick<CreateContainerRequest, "containerId">): void {
+    this.prepared = containerId;
+  }
+
   /** What boot() was given. */
   booted: BootRequest | undefined;
 

@@ -39,6 +39,12 @@ export interface Model extends AsyncDisposable {
   readonly events: readonly string[];
   /** The guest that was booted last. */
   readonly agent: FakeAgent;
+  /** How many VMs were booted so far. */
+  readonly boots: number;
+  /** Kills the VM that was booted last. */
+  endVm(): Promise<void>;
+  /** Announces the container that `create` makes. */
+  prepare(spec?: string | object): void;
   /** Where the host would listen for it. */
   readonly readyPath: string;
   create(changes?: {
@@ -90,6 +96,10 @@ export function createModel(guest: Guest = {}, settings: Partial<Config> = {}): 
     if (vm === undefined) throw new Error("No VM was booted");
     return vm;
   };
+  const writeSpec = (spec: string | object) => {
+    const text = typeof spec === "string" ? spec : JSON.stringify({ ...goodSpec, ...spec });
+    writeFileSync(dir.join("bundle", "config.json"), text);
+  };
   return {
     dir,
     sandbox,
@@ -98,10 +108,17 @@ export function createModel(guest: Guest = {}, settings: Partial<Config> = {}): 
     get agent() {
       return last().agent;
     },
+    get boots() {
+      return vms.length;
+    },
+    endVm: () => last().stop({ graceMs: 0 }),
+    prepare: (spec = {}) => {
+      writeSpec(spec);
+      sandbox.prepare({ containerId: "c1", bundle: dir.join("bundle") });
+    },
     readyPath: dir.join("state", dir.token, "s1", "vm", "vsock_1026"),
     create: ({ spec = {}, request = {} } = {}) => {
-      const text = typeof spec === "string" ? spec : JSON.stringify({ ...goodSpec, ...spec });
-      writeFileSync(dir.join("bundle", "config.json"), text);
+      writeSpec(spec);
       return sandbox.createContainer(
         {
           containerId: "c1",
