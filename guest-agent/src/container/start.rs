@@ -32,6 +32,18 @@ impl Container {
                 )));
             }
         };
+        if !crun::release_init(&self.id) {
+            self.start_by_crun().await?;
+        }
+        let mut inner = lock(&self.inner);
+        // It may have run and ended already.
+        if matches!(inner.init.state, State::Created { .. }) {
+            inner.init.state = State::Running { pid };
+        }
+        Ok(pid)
+    }
+
+    async fn start_by_crun(&self) -> Result<()> {
         let scratch = Scratch::create()?;
         let arguments = [OsStr::new("start"), OsStr::new(&self.id)];
         crun::run(
@@ -41,13 +53,7 @@ impl Container {
             &arguments,
             ChildEnds::default(),
         )
-        .await?;
-        let mut inner = lock(&self.inner);
-        // It may have run and ended already.
-        if matches!(inner.init.state, State::Created { .. }) {
-            inner.init.state = State::Running { pid };
-        }
-        Ok(pid)
+        .await
     }
 
     /// Runs a registered exec, and returns its process id. After a failure only deletion is left for it.
