@@ -68,6 +68,8 @@ export class GuestContainer implements Container {
   readonly init: GuestProcess;
   readonly #options: ContainerOptions;
   readonly #execs = new Map<string, GuestProcess>();
+  /** Deleted execs that the guest still has; nobody waits for that but the next one of the same id. */
+  readonly #forgetting = new Map<string, Promise<void>>();
   /** One change at a time; `kill`, `wait` and the getters do not take it. */
   readonly #changes = new Mutex();
   #initExit: Promise<void> | undefined;
@@ -123,6 +125,7 @@ export class GuestContainer implements Container {
         stdio: { ...declareStdio(request), ...loadConsoleSize(processJson) },
       }),
     );
+    process.dial(this.#options.openStream(execId));
     this.#options.emit({ type: "exec-added", container: this, execId });
     return process;
   }
@@ -154,6 +157,7 @@ export class GuestContainer implements Container {
     // Before the first wait, so that a second request with this id is refused.
     this.#execs.set(own.execId, process);
     try {
+      await this.#forgetting.get(own.execId);
       await create();
       return process;
     } catch (error) {
@@ -285,13 +289,22 @@ export class GuestContainer implements Container {
     const { log, observer } = this.#options;
     const io = await ProcessIo.open(process, log, limit.signal, observer);
     process.attachIo(io);
-    await io.connect(this.#options.openStream(process.execId), limit.signal);
+    await io.connect(process.dialled ?? this.#options.openStream(process.execId), limit.signal);
   }
 
   async #deleteExec(execId: string): ReturnType<Container["delete"]> {
     const process = this.#process(execId);
     const exit = await process.markDeleted();
     this.#execs.delete(execId);
+    const forgetting = this.#forgetInGuest(execId).finally(() => {
+      if (this.#forgetting.get(execId) === forgetting) this.#forgetting.delete(execId);
+    });
+    this.#forgetting.set(execId, forgetting);
+    return { exit, pid: process.pid };
+  }
+
+  /** Never rejects. */
+  async #forgetInGuest(execId: string): Promise<void> {
     using limit = scope(undefined, forgetTimeoutMs, "the delete of an exec in the guest");
     await this.#options.agent
       .deleteProcess({ containerId: this.id, execId }, limit.signal)
@@ -299,7 +312,6 @@ export class GuestContainer implements Container {
         // The guest is gone or has forgotten it already; here it is deleted either way.
         this.#options.log.debug({ error: describe(error) }, "delete of an exec in the guest");
       });
-    return { exit, pid: process.pid };
   }
 
   /** Can be repeated after a failure of the release; what was done by then is not done again. */

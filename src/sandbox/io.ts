@@ -32,6 +32,7 @@ export class ProcessIo {
   readonly #guestStreams = new Set<Socket>();
   #exitSeen: Promise<unknown> = Promise.resolve();
   #finished: Promise<unknown> = Promise.resolve();
+  #connected: Promise<void> = Promise.resolve();
   #isClosed = false;
 
   private constructor(
@@ -93,7 +94,25 @@ export class ProcessIo {
    *
    * @throws unavailable  the guest refused a stream; everything is closed then
    */
-  async connect(openGuestStream: OpenGuestStream, signal: AbortSignal): Promise<void> {
+  connect(openGuestStream: OpenGuestStream, signal: AbortSignal): Promise<void> {
+    const copies = this.#connect(openGuestStream, signal);
+    const all = (ends: (copy: OutputCopy) => Promise<void>) =>
+      copies.then((connected) => Promise.all(connected.map(ends))).catch(() => {});
+    this.#exitSeen = all(({ exitSeen }) => exitSeen);
+    this.#finished = all(({ finished }) => finished);
+    this.#connected = copies.then(() => {});
+    this.#connected.catch(() => {
+      // Everything is closed. Whoever starts the process learns of it.
+    });
+    return this.#connected;
+  }
+
+  /** Settles as the last `connect` has. */
+  get connected(): Promise<void> {
+    return this.#connected;
+  }
+
+  async #connect(openGuestStream: OpenGuestStream, signal: AbortSignal): Promise<readonly OutputCopy[]> {
     const dial = async (name: StreamName) => {
       const socket = await openGuestStream(name, signal);
       if (this.#isClosed) {
@@ -105,16 +124,15 @@ export class ProcessIo {
       return socket;
     };
     try {
-      const outputs = await Promise.all(
+      const copies = await Promise.all(
         this.#outputs.map(async ({ name, output }) =>
           copyOutput(await dial(name), output, this.#count(name), this.#failed(name)),
         ),
       );
-      this.#exitSeen = Promise.all(outputs.map((copy) => copy.exitSeen));
-      this.#finished = Promise.all(outputs.map((copy) => copy.finished));
       if (this.#input !== undefined) {
         copyInput(this.#input, await dial("stdin"), this.#count("stdin"), this.#failed("stdin"));
       }
+      return copies;
     } catch (error) {
       this.close();
       throw error;

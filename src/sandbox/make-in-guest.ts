@@ -9,7 +9,7 @@ import { addContainerFiles } from "./container-files.ts";
 import type { ContainerPlan } from "./container-plan.ts";
 import { ContainerHooks } from "./hooks.ts";
 import type { HostState } from "./host-state.ts";
-import { ProcessIo } from "./io.ts";
+import { type OpenGuestStream, ProcessIo } from "./io.ts";
 import type { CreateContainerRequest } from "./model.ts";
 import { loopbackNameServers } from "./name-servers.ts";
 import type { SandboxObserver } from "./observer.ts";
@@ -19,6 +19,7 @@ import type { SandboxVm } from "./vm.ts";
 
 /** A delete must end when the guest hangs, too; what it keeps in there goes with the VM. */
 const forgetTimeoutMs = 4_000;
+const streamsTimeoutMs = 30_000;
 
 export interface Making {
   readonly request: CreateContainerRequest;
@@ -38,13 +39,14 @@ export interface MakingParts {
 
 export interface MadeInGuest {
   readonly vm: SandboxVm;
-  /** Open and connected; the caller owns it. */
+  /** Open, and being connected; the caller owns it. */
   readonly io: ProcessIo;
   readonly hooks: ContainerHooks;
 }
 
 /**
- * Makes a container in the guest while its files are put up, its streams are opened and its VM boots. When it fails the
+ * Makes a container in the guest while its files are put up, its streams are opened and its VM boots; the streams are connected
+ * beside what comes after. When it fails the
  * streams are closed; files, VM and what the guest has of it are the caller's to remove.
  */
 export async function makeInGuest(
@@ -88,13 +90,23 @@ export async function makeInGuest(
         signal,
       ),
     );
-    await timeline.measure("streams", () => opened.connect(vm.openStream(containerId, ""), signal));
+    // The start waits for them.
+    void timeline.measure("streams", () =>
+      connectWithin(opened, vm.openStream(containerId, ""), streamsTimeoutMs),
+    );
     vm.growth.add(containerId, limitsOf(spec.linux?.resources ?? {}));
     return { vm, io: opened, hooks };
   } catch (error) {
     io?.close();
     throw error;
   }
+}
+
+async function connectWithin(io: ProcessIo, open: OpenGuestStream, timeoutMs: number): Promise<void> {
+  using limit = scope(undefined, timeoutMs, "the connection to a container's streams");
+  await io.connect(open, limit.signal).catch(() => {
+    // The start fails with it.
+  });
 }
 
 /** Has the guest forget a container, as far as it answers in time, and takes away what the VM had for it. Never rejects. */

@@ -1,7 +1,8 @@
 import type { Agent } from "../agent-client/agent.ts";
 import { codeOf, RuntimeError } from "../base/errors.ts";
 import { scope, within } from "../base/scope.ts";
-import type { ProcessIo } from "./io.ts";
+import { DialledStreams } from "./dialled-streams.ts";
+import type { OpenGuestStream, ProcessIo } from "./io.ts";
 import type { ExitStatus, Process, ProcessState, Stdio, StdioStreams } from "./model.ts";
 import { transition } from "./process-state.ts";
 
@@ -12,6 +13,7 @@ const killTimeoutMs = 4_000;
 const endTimeoutMs = 5_000;
 /** How long an exit waits for the end of a terminal's output, which a child may hold open. */
 const terminalLagMs = 1_000;
+const dialTimeoutMs = 30_000;
 
 export interface ProcessOptions {
   readonly containerId: string;
@@ -36,6 +38,7 @@ export class GuestProcess implements Process {
   #state: ProcessState = { tag: "created" };
   #pid: number;
   #io: ProcessIo | undefined;
+  #dialled: DialledStreams | undefined;
   #starting: Promise<unknown> = Promise.resolve();
   #finishing = false;
   /** By what the guest says. */
@@ -71,6 +74,16 @@ export class GuestProcess implements Process {
     return this.#finishing;
   }
 
+  /** Connects the guest's ends of its streams, which its start then takes. */
+  dial(open: OpenGuestStream): void {
+    this.#dialled = new DialledStreams(this.#options, open, dialTimeoutMs);
+  }
+
+  /** The streams that were dialled, unless they are closed. */
+  get dialled(): OpenGuestStream | undefined {
+    return this.#dialled?.take;
+  }
+
   attachIo(io: ProcessIo): void {
     this.#io = io;
   }
@@ -86,6 +99,7 @@ export class GuestProcess implements Process {
     this.#starting = settled.promise;
     try {
       await prepare();
+      await this.#io?.connected;
       await this.#options.agent.startProcess(this.#address);
       this.#state = transition(this.#state, { tag: "running" });
       this.#pid = this.#options.hostPid;
@@ -167,6 +181,7 @@ export class GuestProcess implements Process {
     // The process's own output is out when `exitSeen` has resolved; what children left behind still write is cut here.
     await this.#drained();
     this.#io?.close();
+    this.#dialled?.[Symbol.dispose]();
     this.#exit.resolve(exit);
     return exit;
   }
@@ -186,6 +201,8 @@ export class GuestProcess implements Process {
   closeIo(): void {
     this.#io?.close();
     this.#io = undefined;
+    this.#dialled?.[Symbol.dispose]();
+    this.#dialled = undefined;
   }
 
   /** A hung file system keeps even a killed process; an exec's goes with its container, a container's with the VM. */
