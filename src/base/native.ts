@@ -18,6 +18,8 @@ export interface Native {
    * close-on-exec, and the caller's.
    */
   openTap(options: { readonly netnsPath: string; readonly name: string }): number;
+  /** Makes a network namespace, its loopback up, which lives as long as the mount of it that is made on the file at `path`. */
+  makeNetns(path: string): void;
   /**
    * Non-blocking TCP sockets that get every connection to 127.0.0.1 and ::1 of the network namespace at `netnsPath`, whatever
    * its port, until `link` is closed. All descriptors are close-on-exec and the caller's.

@@ -1,11 +1,10 @@
 import { stat, statfs, writeFile } from "node:fs/promises";
-import { exec } from "../base/exec.ts";
 import { errnoOf, RuntimeError } from "../base/errors.ts";
 import { removeFile, systemErrorCode } from "../base/files.ts";
+import { loadNative } from "../base/native.ts";
 
 // NSFS_MAGIC of <linux/magic.h>: what statfs(2) says of a path that is a namespace.
 const nsfsMagic = 0x6e73_6673;
-const commandTimeoutMs = 5_000;
 // A path can be covered by more than one bind mount; ours makes one.
 const maxStackedMounts = 8;
 
@@ -16,29 +15,46 @@ const maxStackedMounts = 8;
  * @throws already_exists, not_found, permission_denied
  */
 export async function createNetns(path: string, options: { signal: AbortSignal }): Promise<void> {
+  const cannot = (cause: unknown) =>
+    new RuntimeError(systemErrorCode(cause), `Cannot create network namespace "${path}"`, { cause });
+  await writeFile(path, "", { flag: "wx", mode: 0o600 }).catch((cause: unknown) => {
+    throw cannot(cause);
+  });
   try {
-    await writeFile(path, "", { flag: "wx", mode: 0o600 });
-  } catch (cause) {
-    throw new RuntimeError(systemErrorCode(cause), `Cannot create network namespace "${path}"`, { cause });
-  }
-  try {
-    await exec(["unshare", `--net=${path}`, "--", "ip", "link", "set", "dev", "lo", "up"], {
-      signal: options.signal,
-      timeoutMs: commandTimeoutMs,
-    });
+    options.signal.throwIfAborted();
+    makeNetns(path, cannot);
   } catch (error) {
     await removeNetns(path);
     throw error;
   }
 }
 
+function makeNetns(path: string, cannot: (cause: unknown) => RuntimeError): void {
+  const native = loadNative();
+  try {
+    native.makeNetns(path);
+  } catch (cause) {
+    throw cannot(cause);
+  }
+}
+
 /** Removes a namespace made by `createNetns`; being gone already is success. Never uses a caller's signal. */
 export async function removeNetns(path: string): Promise<void> {
   for (let depth = 0; depth < maxStackedMounts && (await isNetns(path)); depth++) {
-    // Lazy: somebody may hold the file open, and the namespace has to go from the path all the same.
-    await exec(["umount", "--lazy", "--no-canonicalize", path], { timeoutMs: commandTimeoutMs });
+    detach(path);
   }
   await removeFile(path);
+}
+
+/** Also when somebody holds the file open: the namespace has to go from the path all the same. */
+function detach(path: string): void {
+  try {
+    loadNative().detachMount(path);
+  } catch (cause) {
+    // Gone in the meantime.
+    if (["EINVAL", "ENOENT"].includes(errnoOf(cause) ?? "")) return;
+    throw new RuntimeError(systemErrorCode(cause), `Cannot unmount network namespace "${path}"`, { cause });
+  }
 }
 
 /** Whether `path` is a namespace at present (of any kind; only setns(2) tells a network namespace). */

@@ -54,6 +54,7 @@ export function openSpareNic(initialPath: string): SpareNic {
   const tap = tapName(0);
   let netnsPath = initialPath;
   let tapFd: number | undefined = openTap(netnsPath, tap);
+  let hasJoined = false;
   const nic = { id: "net0", macAddress: randomMacAddress(), tapFd };
   const closeTap = async () => {
     const fd = tapFd;
@@ -64,6 +65,7 @@ export function openSpareNic(initialPath: string): SpareNic {
     const limits = { signal, timeoutMs: joinTimeoutMs };
     const guest = describeNetwork(await scanNetns(netnsPath, limits));
     if (guest.interfaces.length === 0) return undefined;
+    hasJoined = true;
     await using added = new Cleanup();
     await addNics(netnsPath, guest, slots, added);
     const ipv6 = existsSync("/proc/sys/net/ipv6");
@@ -88,7 +90,8 @@ export function openSpareNic(initialPath: string): SpareNic {
     },
     [Symbol.asyncDispose]: async () => {
       await closeTap();
-      await detachNetwork({ netnsPath });
+      // Else there is nothing but the tap, which ends with the VMM.
+      if (hasJoined) await detachNetwork({ netnsPath });
     },
   };
 }
