@@ -32,8 +32,9 @@ pub fn install_panic_hook() {
     std::panic::set_hook(Box::new(|info| fatal(&info.to_string())));
 }
 
-/// Kills every container, writes everything back, unmounts the shares and ends the machine.
-pub fn shut_down() -> ! {
+/// Kills every container, writes everything back and unmounts the shares, for the host to end the machine then. When that takes too
+/// long, or the host does not, the machine ends by itself.
+pub fn flush() {
     // The guard thread exists only here, at the very end.
     let guard = thread::Builder::new().stack_size(64 * 1024).spawn(|| {
         thread::sleep(FLUSH_LIMIT);
@@ -50,7 +51,6 @@ pub fn shut_down() -> ! {
         let _ = umount2(target.as_str(), MntFlags::MNT_DETACH);
     }
     nix::unistd::sync();
-    off()
 }
 
 /// Mount points below `root`, in the order in which they were mounted.

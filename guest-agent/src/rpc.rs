@@ -188,11 +188,7 @@ impl Agent for Service {
     async fn power_off(&self, _: Request<PowerOffRequest>) -> Reply<PowerOffResponse> {
         // Not before the configuration either: the host ends such a VM by its VMM.
         self.0.check_configured()?;
-        tokio::spawn(async {
-            // Lets the answer leave first, if the connection allows.
-            tokio::task::yield_now().await;
-            power::shut_down()
-        });
+        power::flush();
         Ok(Response::new(PowerOffResponse {}))
     }
 }

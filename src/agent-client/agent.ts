@@ -248,7 +248,7 @@ export class Agent implements Disposable {
     return Number(response.agentResidentBytes);
   }
 
-  /** Asks the guest to sync and power off; the connection may end before the answer. */
+  /** Ends the guest: it has killed everything and written back what there was when this returns, and is the caller's to kill. */
   async powerOff(signal: AbortSignal): Promise<void> {
     await this.#call("PowerOff", v1.PowerOffRequest, v1.PowerOffResponse, {}, signal);
   }

@@ -3,16 +3,20 @@ import type { Log } from "../base/log.ts";
 import { scope } from "../base/scope.ts";
 import type { SandboxVm } from "./vm.ts";
 
-/** For the guest to sync and power off; then the VM is killed. */
+/** For the guest to write back what it has; then the VM is killed. */
 const powerOffTimeoutMs = 2_000;
 
-/** Lets the guest write back what it has, and releases the VM; one that is lost or hung is simply killed. */
-export async function endVm(
-  sandboxVm: SandboxVm,
-  { isLost, log }: { readonly isLost: boolean; readonly log: Log },
-): Promise<void> {
+export interface EndOptions {
+  readonly isLost: boolean;
+  /** There is nothing in the guest any more that it could write back. */
+  readonly isFlushed: boolean;
+  readonly log: Log;
+}
+
+/** Lets the guest write back what it has, and kills and releases the VM; one that is lost or hung is simply killed. */
+export async function endVm(sandboxVm: SandboxVm, { isLost, isFlushed, log }: EndOptions): Promise<void> {
   try {
-    if (!isLost) await powerOff(sandboxVm, log);
+    if (!isLost && !isFlushed) await powerOff(sandboxVm, log);
   } finally {
     await sandboxVm[Symbol.asyncDispose]();
   }
@@ -20,11 +24,12 @@ export async function endVm(
 
 async function powerOff({ agent, vm }: SandboxVm, log: Log): Promise<void> {
   using limit = scope(undefined, powerOffTimeoutMs, "the power-off of the guest");
-  let graceMs = powerOffTimeoutMs;
+  // The guest's own way to its end would take longer, and change nothing any more.
+  let graceMs = 0;
   await agent.powerOff(limit.signal).catch((error: unknown) => {
     log.debug({ error: describe(error) }, "power-off of the guest");
     // The answer may be lost with the connection; a guest that does not answer at all is not waited for again.
-    if (codeOf(error) === "deadline_exceeded") graceMs = 0;
+    if (codeOf(error) !== "deadline_exceeded") graceMs = powerOffTimeoutMs;
   });
   await vm.stop({ graceMs });
 }

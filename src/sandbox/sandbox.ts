@@ -10,6 +10,7 @@ import { GuestContainer } from "./container.ts";
 import { removeContainerFiles } from "./container-files.ts";
 import { planContainer } from "./container-plan.ts";
 import { checkFits, type FirstContainer, needsShare } from "./first-container.ts";
+import { mayLeaveWrites } from "./guest-writes.ts";
 import type { HostState } from "./host-state.ts";
 import type { ContainerHooks } from "./hooks.ts";
 import type { ProcessIo } from "./io.ts";
@@ -66,6 +67,10 @@ class VmSandbox implements Sandbox {
   #isWithoutShare = false;
   #lostReason: string | undefined;
   #killRequested = false;
+  /** A container may leave something for the guest to write back. */
+  #leavesWrites = false;
+  /** The VM is closed because its last container was deleted. */
+  #isDeserted = false;
   /** A close that failed left something on the host; the next one tries again. */
   #isLeft = false;
   #closing: Promise<void> | undefined;
@@ -216,6 +221,7 @@ class VmSandbox implements Sandbox {
     });
     const isBooted = this.#booted !== undefined;
     checkFits(containerId, plan, { isBooted, isWithoutShare: this.#isWithoutShare });
+    this.#leavesWrites ||= mayLeaveWrites(spec, plan);
     const host = await this.#ensureHost();
     const log = this.#options.log.child({ container: containerId });
     try {
@@ -384,6 +390,7 @@ class VmSandbox implements Sandbox {
     const { containerId } = request;
     const isLast = this.#containers.size === 1 && this.#creating.size === 0;
     if (isLast && this.#hold === "none") {
+      this.#isDeserted = true;
       await this.close();
     } else {
       if (this.#lostReason === undefined && this.#hold !== "over")
@@ -401,12 +408,12 @@ class VmSandbox implements Sandbox {
     this.#prepared = undefined;
     const host = await this.#host?.catch(() => undefined);
     if (booted !== undefined) {
-      await endVm(booted.vm, { isLost: this.#lostReason !== undefined, log: this.#options.log }).catch(
-        (error: unknown) => {
-          // What it holds is in the journal: the removal below has the last word on it.
-          this.#options.log.warn({ error: describe(error) }, "cannot end the VM in order");
-        },
-      );
+      const isLost = this.#lostReason !== undefined;
+      const isFlushed = this.#isDeserted && !this.#leavesWrites;
+      await endVm(booted.vm, { isLost, isFlushed, log: this.#options.log }).catch((error: unknown) => {
+        // What it holds is in the journal: the removal below has the last word on it.
+        this.#options.log.warn({ error: describe(error) }, "cannot end the VM in order");
+      });
       await booted.vm.lost;
     }
     host?.shared[Symbol.dispose]();
@@ -417,6 +424,8 @@ class VmSandbox implements Sandbox {
     this.#lostReason = undefined;
     this.#killRequested = false;
     this.#isWithoutShare = false;
+    this.#leavesWrites = false;
+    this.#isDeserted = false;
     if (host === undefined && !this.#isLeft) return;
     this.#isLeft = true;
     await removeSandbox({ stateDirectory: config.stateDirectory, namespace, sandboxId });
