@@ -1,12 +1,13 @@
 //! AF_VSOCK sockets for the runtime.
 //!
-//! Only the host (CID 2) is ever let in, and no write is larger than 32 KiB: newer guest kernels split larger ones
-//! into several descriptors, which some vsock backends drop.
+//! Only the host (CID 2) is ever let in. A kernel that may split a packet of more than 32 KiB into several descriptors, which some
+//! vsock backends drop, never gets more in one write.
 
 use std::io;
 use std::io::ErrorKind::{Interrupted, WouldBlock};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::pin::Pin;
+use std::sync::LazyLock;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -22,8 +23,10 @@ use crate::polled;
 
 /// CID of the host.
 pub const HOST_CID: u32 = libc::VMADDR_CID_HOST;
-/// Largest single write.
+/// Largest single write that every kernel sends in one descriptor.
 pub const WRITE_LIMIT: usize = 32 * 1024;
+/// The first kernel whose packets are socket buffers, which can lie in several places.
+const FIRST_WITH_SOCKET_BUFFERS: (u32, u32) = (6, 3);
 
 /// Pause between attempts to write to a peer that has half-closed and makes no room.
 const HALF_CLOSED_PAUSE: Duration = Duration::from_secs(1);
@@ -112,11 +115,20 @@ impl Stream {
     ///
     /// For streams on which the peer sends nothing: a closing peer wakes only readers while there is no room for more.
     pub async fn send(&self, mut data: &[u8]) -> io::Result<()> {
+        let mut limit = send_limit();
         while !data.is_empty() {
-            let piece = &data[..data.len().min(WRITE_LIMIT)];
-            if let Ok(count) = write(&self.0, piece) {
-                data = &data[count..];
-                continue;
+            let piece = &data[..data.len().min(limit)];
+            match write(&self.0, piece) {
+                Ok(count) => {
+                    data = &data[count..];
+                    continue;
+                }
+                // No memory of this size in one piece.
+                Err(error) if error.raw_os_error() == Some(libc::ENOMEM) && limit > WRITE_LIMIT => {
+                    limit = WRITE_LIMIT;
+                    continue;
+                }
+                Err(_) => {}
             }
             let written = tokio::select! {
                 biased;
@@ -216,6 +228,25 @@ async fn read_closed(fd: &AsyncFd<OwnedFd>) -> io::Result<()> {
     }
 }
 
+/// Largest write of a stream. A large one becomes packets of 64 KiB that the kernel hands to the device all at once, while each
+/// small one costs two switches of the process and an exit of the virtual machine.
+fn send_limit() -> usize {
+    static LIMIT: LazyLock<usize> = LazyLock::new(|| {
+        let release = nix::sys::utsname::uname().ok();
+        let release = release.as_ref().and_then(|uname| uname.release().to_str());
+        limit_of(release.unwrap_or_default())
+    });
+    *LIMIT
+}
+
+fn limit_of(release: &str) -> usize {
+    let mut numbers = release.split(['.', '-']).map_while(|word| word.parse().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(major), Some(minor)) if (major, minor) < FIRST_WITH_SOCKET_BUFFERS => usize::MAX,
+        _ => WRITE_LIMIT,
+    }
+}
+
 fn read(fd: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(nix::unistd::read(fd.get_ref(), buffer)?)
 }
@@ -273,5 +304,19 @@ impl AsyncWrite for Stream {
     /// Nothing: half-closing has no meaning in our protocols, and backends differ in what they make of it.
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_writes_are_for_kernels_without_socket_buffers_in_vsock() {
+        assert_eq!(limit_of("6.1.0-57-cloud-amd64"), usize::MAX);
+        assert_eq!(limit_of("5.10.1"), usize::MAX);
+        for release in ["6.3.0", "6.12.95+deb13-amd64", "6.17", "7.0.0", "6", "", "next"] {
+            assert_eq!(limit_of(release), WRITE_LIMIT);
+        }
     }
 }
