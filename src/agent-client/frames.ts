@@ -85,5 +85,23 @@ export function encodeFrames(data: Buffer): Buffer[] {
   return frames;
 }
 
+/** The same without copying: heads and parts of `data` in turn, for one write. */
+export function frameParts(data: Buffer): Buffer[] {
+  const parts: Buffer[] = [];
+  for (let offset = 0; offset < data.length; offset += maxFrameBytes) {
+    const payload = data.subarray(offset, offset + maxFrameBytes);
+    parts.push(payload.length === maxFrameBytes ? fullHead : headOf(payload.length), payload);
+  }
+  return parts;
+}
+
+function headOf(length: number): Buffer {
+  const head = Buffer.allocUnsafe(headerBytes);
+  head.writeUInt32BE(length, 0);
+  return head;
+}
+
+const fullHead = headOf(maxFrameBytes);
+
 /** The frame that ends a stream. */
 export const endFrame: Buffer = Buffer.alloc(headerBytes);

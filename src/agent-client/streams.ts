@@ -1,7 +1,7 @@
 import type { Socket } from "node:net";
 import { RuntimeError } from "../base/errors.ts";
 import { foreignText } from "../base/log.ts";
-import { dialGuest, type GuestAddress, readReplyLine, streamPort } from "./vsock.ts";
+import { dialGuestDirectly, type GuestAddress, readReplyLine, streamPort } from "./vsock.ts";
 
 export type StreamName = "stdin" | "stdout" | "stderr";
 
@@ -17,12 +17,12 @@ export interface StreamAddress {
 
 /**
  * Opens one stdio stream of a process: a vsock connection of its own, so that its back-pressure is its own. The
- * caller owns the socket, which is paused; frames (`frames.ts`) follow in one direction.
+ * caller owns the socket, which is paused and a direct one (`base/direct-reads.ts`); frames (`frames.ts`) follow in one direction.
  *
  * @throws unavailable  the guest refused it or is gone
  */
 export async function openStream(address: StreamAddress, signal: AbortSignal): Promise<Socket> {
-  const socket = await dialGuest(address.guest, streamPort, signal);
+  const socket = await dialGuestDirectly(address.guest, streamPort, signal);
   const what = `${address.name} of "${address.containerId}${address.execId && `/${address.execId}`}"`;
   try {
     socket.write(`${address.token} ${address.containerId} ${address.execId || "-"} ${address.name}\n`);

@@ -3,7 +3,8 @@
  * `OK <number>\n`, after which the bytes of the guest's connection follow. Spoken by vhost-device-vsock, Cloud
  * Hypervisor and Firecracker.
  */
-import { connect, type Socket } from "node:net";
+import { connect, Socket } from "node:net";
+import { makeDirect } from "../base/direct-reads.ts";
 import { RuntimeError } from "../base/errors.ts";
 import { VsockSocket } from "../base/vsock.ts";
 
@@ -25,6 +26,17 @@ export function dialGuest(guest: GuestAddress, port: number, signal: AbortSignal
   return VsockSocket.connect({ cid: guest.cid, port }, { signal });
 }
 
+/** The same, for a stream that moves many bytes in one direction: the socket is a direct one (`base/direct-reads.ts`). */
+export async function dialGuestDirectly(
+  guest: GuestAddress,
+  port: number,
+  signal: AbortSignal,
+): Promise<Socket> {
+  if (guest.tag === "vsock") return VsockSocket.connect({ cid: guest.cid, port }, { signal, isDirect: true });
+  const socket = makeDirect((options) => new Socket(options));
+  return shakeHands(socket.connect(guest.path), port, signal);
+}
+
 /** Port of the guest's agent for streams of bytes. */
 export const streamPort = 1025;
 
@@ -33,8 +45,11 @@ const maxLineBytes = 256;
 const writeBufferBytes = 256 * 1024;
 
 /** Connects to a port of the guest. Bytes that arrive right behind the handshake are kept. */
-export async function dialVsock(path: string, port: number, signal: AbortSignal): Promise<Socket> {
-  const socket = connect(connectOptions(path));
+export function dialVsock(path: string, port: number, signal: AbortSignal): Promise<Socket> {
+  return shakeHands(connect(connectOptions(path)), port, signal);
+}
+
+async function shakeHands(socket: Socket, port: number, signal: AbortSignal): Promise<Socket> {
   try {
     await handshake(socket, port, signal);
     return socket;

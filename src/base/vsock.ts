@@ -7,6 +7,7 @@
 import { EventEmitter } from "node:events";
 import { closeSync } from "node:fs";
 import { Socket } from "node:net";
+import { type DirectOptions, makeDirect } from "./direct-reads.ts";
 import { errnoOf, RuntimeError } from "./errors.ts";
 import { systemErrorCode } from "./files.ts";
 import { loadNative, type VsockAddress } from "./native.ts";
@@ -31,6 +32,8 @@ export interface ConnectOptions {
   readonly timeoutMs?: number;
   /** As of `net.Socket`: keep the own direction open when the peer ends its own. Default false. */
   readonly allowHalfOpen?: boolean;
+  /** Makes a direct socket (`direct-reads.ts`). */
+  readonly isDirect?: boolean;
 }
 
 /** A connected AF_VSOCK stream: a `net.Socket` that knows its peer. */
@@ -41,11 +44,18 @@ export class VsockSocket extends Socket {
   readonly port: number;
 
   /** Takes over the connected descriptor `fd`. */
-  private constructor(fd: number, peer: VsockAddress, allowHalfOpen: boolean) {
+  private constructor(fd: number, peer: VsockAddress, allowHalfOpen: boolean, direct?: DirectOptions) {
     const native = loadNative();
     const unconnected = native.openUnconnected();
     // The type does not know `manualStart`: nothing is read, so libuv does not look.
-    const options = { fd: unconnected, allowHalfOpen, manualStart: true, readable: true, writable: true };
+    const options = {
+      fd: unconnected,
+      allowHalfOpen,
+      manualStart: true,
+      readable: true,
+      writable: true,
+      ...direct,
+    };
     super(options);
     this.cid = peer.cid;
     this.port = peer.port;
@@ -62,7 +72,7 @@ export class VsockSocket extends Socket {
    * @throws deadline_exceeded  no answer within `timeoutMs`
    */
   static async connect(address: VsockAddress, options: ConnectOptions = {}): Promise<VsockSocket> {
-    const { signal, timeoutMs = defaultConnectTimeoutMs, allowHalfOpen = false } = options;
+    const { signal, timeoutMs = defaultConnectTimeoutMs, allowHalfOpen = false, isDirect = false } = options;
     const what = `vsock port ${address.port} of CID ${address.cid}`;
     signal?.throwIfAborted();
     using limit = scope(signal, timeoutMs, `the connection to ${what}`);
@@ -72,7 +82,9 @@ export class VsockSocket extends Socket {
       fd = native.connectVsock(address.cid, address.port);
       await abortable(native.waitWritable(fd), limit.signal);
       native.socketError(fd);
-      const socket = new VsockSocket(fd, address, allowHalfOpen);
+      const connected = fd;
+      const make = (direct?: DirectOptions) => new VsockSocket(connected, address, allowHalfOpen, direct);
+      const socket = isDirect ? makeDirect(make) : make();
       fd = undefined;
       return socket;
     } catch (cause) {

@@ -8,6 +8,7 @@ import { Socket } from "node:net";
 import { dirname } from "node:path";
 import type { Readable, Writable } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
+import { makeDirect } from "../base/direct-reads.ts";
 import { errnoOf, RuntimeError } from "../base/errors.ts";
 import { systemErrorCode } from "../base/files.ts";
 
@@ -15,9 +16,6 @@ const { O_RDONLY, O_WRONLY, O_NONBLOCK, O_NOFOLLOW, O_APPEND, O_CREAT } = consta
 
 /** How often we look whether the reader of a FIFO has come; FIFOs do not announce it (fifo(7)). */
 const readerRetryMs = 5;
-
-/** What may wait to be written before the source is paused. */
-const writeBufferBytes = 256 * 1024;
 
 export interface Input {
   /** Emits what the clients write; ends when we have let go (`release`) and every writer has closed. */
@@ -29,8 +27,10 @@ export interface Input {
 }
 
 export interface Output {
-  /** Where the bytes go; `write` returning false asks to wait for "drain". */
+  /** Where the bytes go. Full, it asks to wait for "drain". */
   readonly stream: Writable;
+  /** The stream may keep what was written to it longer than until "drain". */
+  readonly mayKeep: boolean;
   /** Flushes and closes. Resolves when the last byte is in the FIFO or file, or when that is impossible. */
   finish(): Promise<void>;
   /** Closes at once; unwritten bytes are lost. Idempotent. */
@@ -49,7 +49,9 @@ export function openInput(path: string): Input {
     if (hold !== undefined) closeSync(hold);
     hold = undefined;
   };
-  const stream = new Socket({ fd: reader, readable: true, writable: false });
+  const stream = makeDirect(
+    (direct) => new Socket({ ...direct, fd: reader, readable: true, writable: false }),
+  );
   return {
     stream,
     release,
@@ -166,7 +168,8 @@ function cannotOpen(path: string, cause: unknown): RuntimeError {
 function asOutput(writer: number, hold: number | undefined): Output {
   const isFifo = hold !== undefined;
   // A socket writes to a FIFO without occupying a thread; files and devices have no readiness to wait for.
-  const stream: Writable = isFifo ? new Socket(fifoOptions(writer)) : createWriteStream("", { fd: writer });
+  const options = { fd: writer, readable: false, writable: true, highWaterMark: 1 };
+  const stream: Writable = isFifo ? new Socket(options) : createWriteStream("", options);
   const closed = new Promise<void>((resolve) => stream.once("close", () => resolve()));
   stream.on("error", () => {
     // The destination is gone (file system full, device removed): the process goes on, its output is dropped.
@@ -178,6 +181,7 @@ function asOutput(writer: number, hold: number | undefined): Output {
   });
   return {
     stream,
+    mayKeep: false,
     finish: async () => {
       if (stream.destroyed) return closed;
       stream.end(() => stream.destroy());
@@ -185,9 +189,4 @@ function asOutput(writer: number, hold: number | undefined): Output {
     },
     close: () => stream.destroy(),
   };
-}
-
-/** The type does not know that the options of streams are taken, too. */
-function fifoOptions(fd: number) {
-  return { fd, readable: false, writable: true, highWaterMark: writeBufferBytes };
 }

@@ -1,8 +1,10 @@
 import type { Socket } from "node:net";
+import type { Writable } from "node:stream";
 import { asError, describe, RuntimeError } from "../base/errors.ts";
+import { dropBytes, onBytes } from "../base/direct-reads.ts";
 import type { Log } from "../base/log.ts";
 import { settleAll } from "../base/settle.ts";
-import { endFrame, encodeFrames, FrameDecoder } from "../agent-client/frames.ts";
+import { endFrame, FrameDecoder, frameParts } from "../agent-client/frames.ts";
 import type { StreamName } from "../agent-client/streams.ts";
 import { type Input, openInput, openOutput, type Output } from "./fifo.ts";
 import type { SandboxObserver } from "./observer.ts";
@@ -197,14 +199,21 @@ function copyOutput(
   const decoder = new FrameDecoder({
     onData: (payload) => {
       count(payload.length);
-      if (!destination.destroyed && !destination.write(payload)) source.pause();
+      if (!destination.destroyed) destination.write(output.mayKeep ? Buffer.from(payload) : payload);
     },
     onExitMark: flush,
     onEnd: () => source.destroy(),
   });
   destination.on("drain", () => source.resume());
   destination.once("close", () => source.resume());
-  source.on("data", (chunk: Buffer) => {
+  source.on("error", failed);
+  source.once("close", () => {
+    void output.finish().then(() => {
+      exitSeen.resolve();
+      finished.resolve();
+    });
+  });
+  onBytes(source, (chunk) => {
     // One system call for all payloads of the chunk.
     destination.cork();
     try {
@@ -214,15 +223,9 @@ function copyOutput(
     } finally {
       destination.uncork();
     }
+    if (isFull(destination)) source.pause();
   });
-  source.on("error", failed);
-  source.once("close", () => {
-    void output.finish().then(() => {
-      exitSeen.resolve();
-      finished.resolve();
-    });
-  });
-  source.resume();
+  if (!isFull(destination)) source.resume();
   return { exitSeen: exitSeen.promise, finished: finished.promise };
 }
 
@@ -233,13 +236,12 @@ function copyInput(
   failed: (error: unknown) => void,
 ): void {
   const source = input.stream;
-  source.on("data", (chunk: Buffer) => {
+  onBytes(source, (chunk) => {
     count(chunk.length);
-    let more = true;
     destination.cork();
-    for (const frame of encodeFrames(chunk)) more = destination.write(frame);
+    for (const part of frameParts(chunk)) destination.write(part);
     destination.uncork();
-    if (!more) source.pause();
+    if (isFull(destination)) source.pause();
   });
   destination.on("drain", () => source.resume());
   // Said in band; the guest closes. A half-close means different things to different vsock backends.
@@ -249,9 +251,13 @@ function copyInput(
   // they do not block for ever.
   destination.on("error", failed);
   destination.once("close", () => {
-    source.removeAllListeners("data");
-    source.resume();
+    dropBytes(source);
   });
   // Nothing but a close is expected from the other side, and only a flowing socket notices it.
   destination.resume();
+}
+
+/** "drain" follows. Of what is ours it is with the first byte that waits: the memory behind it is the source's. */
+function isFull(destination: Writable): boolean {
+  return !destination.destroyed && destination.writableLength >= destination.writableHighWaterMark;
 }

@@ -37,6 +37,7 @@ export function streamOutput(stream: Writable): Output {
   });
   return {
     stream,
+    mayKeep: true,
     finish: async () => {
       if (stream.destroyed || stream.writableFinished) return;
       const done = Promise.race([once(stream, "finish"), once(stream, "close")]);

@@ -8,6 +8,7 @@ import { once } from "node:events";
 import { closeSync, readdirSync } from "node:fs";
 import { test } from "node:test";
 import { setImmediate as tick } from "node:timers/promises";
+import { onBytes } from "../../../src/base/direct-reads.ts";
 import { loadNative } from "../../../src/base/native.ts";
 import { type ListenOptions, localCid, VsockServer, VsockSocket } from "../../../src/base/vsock.ts";
 
@@ -63,6 +64,29 @@ async function receive(socket: VsockSocket): Promise<{ hash: string; bytes: numb
   }
   return { hash: hash.digest("hex"), bytes };
 }
+
+void test("a direct socket reads into its buffer, waits while it is paused, and writes like any other", async () => {
+  await using server = serve();
+  const address = { cid: localCid, port: server.port };
+  const dialling = VsockSocket.connect(address, { timeoutMs: connectTimeoutMs, isDirect: true });
+  const [accepted, direct] = await Promise.all([server.next(), dialling]);
+  const sending = send(accepted);
+  const hash = createHash("sha256");
+  let bytes = 0;
+  onBytes(direct, (chunk) => {
+    hash.update(chunk);
+    bytes += chunk.length;
+    direct.pause();
+    setImmediate(() => direct.resume());
+  });
+  direct.resume();
+  direct.write("taken");
+
+  assert.equal((await once(accepted, "data"))[0].toString(), "taken");
+  accepted.resume();
+  const [sent] = await Promise.all([sending, once(direct, "close")]);
+  assert.deepEqual({ hash: hash.digest("hex"), bytes }, { hash: sent, bytes: transferBytes });
+});
 
 void test("64 MiB each way at the same time arrive as they were sent", async () => {
   const [left, right] = await pair({ allowHalfOpen: true });

@@ -1,13 +1,15 @@
 import { execFile, execFileSync } from "node:child_process";
 import { createHash, randomBytes } from "node:crypto";
 import { once } from "node:events";
-import { closeSync, constants, openSync, readdirSync, readSync, writeSync } from "node:fs";
-import { connect, createServer, type Socket } from "node:net";
+import { closeSync, constants, createWriteStream, openSync, readdirSync, readSync, writeSync } from "node:fs";
+import { createServer, Socket } from "node:net";
+import { Writable } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 import { pino } from "pino";
 import { expect, test } from "vitest";
-import { encodeFrames, endFrame } from "../../../src/agent-client/frames.ts";
+import { encodeFrames, endFrame, FrameDecoder } from "../../../src/agent-client/frames.ts";
+import { makeDirect } from "../../../src/base/direct-reads.ts";
 import { RuntimeError } from "../../../src/base/errors.ts";
 import { within } from "../../../src/base/scope.ts";
 import { ProcessIo } from "../../../src/sandbox/io.ts";
@@ -43,7 +45,7 @@ async function startGuest(dir: TempDir) {
     socket: (name: string) => sockets.get(name) as Socket,
     open: async (name: string) => {
       dialled.push(name);
-      const client = connect(dir.join("guest"));
+      const client = makeDirect((options) => new Socket(options)).connect(dir.join("guest"));
       await expect.poll(() => sockets.has(name), { interval: 1 }).toBe(true);
       return client;
     },
@@ -237,6 +239,54 @@ test("clients do not block on the stdin of a process that reads no more", async 
     }
   }
   closeSync(client);
+});
+
+test("stdin arrives exactly at a guest that reads late", async () => {
+  await using dir = createTempDir();
+  await using guest = await startGuest(dir);
+  const stdio = { ...silent, stdin: makeFifo(dir, "in") };
+  using connected = await openConnected(dir, guest, stdio);
+  const data = randomBytes(4 * 1024 * 1024);
+  guest.socket("stdin").pause();
+  const client = createWriteStream(stdio.stdin);
+  client.end(data);
+  const written = once(client, "close");
+  // The sockets and the FIFO are full long before.
+  expect(await within(written, 200, "late")).toBe("late");
+
+  const received = new Promise<Buffer>((resolve) => {
+    const payloads: Buffer[] = [];
+    const onEnd = () => resolve(Buffer.concat(payloads));
+    const onData = (payload: Buffer) => payloads.push(payload);
+    const decoder = new FrameDecoder({ onData, onExitMark: () => {}, onEnd });
+    guest.socket("stdin").on("data", (chunk: Buffer) => decoder.push(chunk));
+  });
+  guest.socket("stdin").resume();
+  await written;
+  connected.io.closeStdin();
+
+  expect((await received).equals(data)).toBe(true);
+});
+
+test("streams of this program may keep what they were given", async () => {
+  await using dir = createTempDir();
+  await using guest = await startGuest(dir);
+  const kept: Buffer[] = [];
+  const stdout = new Writable({
+    write: (chunk: Buffer, _encoding, done) => {
+      kept.push(chunk);
+      done();
+    },
+  });
+  const io = await ProcessIo.open({ stdio: silent, streams: { stdout } }, log, signal);
+  await io.connect(guest.open, signal);
+  const data = randomBytes(2 * 1024 * 1024);
+
+  send(guest.socket("stdout"), data);
+  guest.socket("stdout").write(endFrame);
+
+  await io.finished;
+  expect(Buffer.concat(kept).equals(data)).toBe(true);
 });
 
 test("open() fails at once when one stream is bad while another waits for its reader, and leaves nothing open", async () => {

@@ -1,5 +1,12 @@
 import { expect, test } from "vitest";
-import { encodeFrames, endFrame, FrameDecoder, maxPayloadBytes } from "../../../src/agent-client/frames.ts";
+import {
+  encodeFrames,
+  endFrame,
+  FrameDecoder,
+  frameParts,
+  maxFrameBytes,
+  maxPayloadBytes,
+} from "../../../src/agent-client/frames.ts";
 
 const exitMark = Buffer.alloc(4, 0xff);
 
@@ -54,6 +61,17 @@ test("encodeFrames() cuts at what is safe for one write, and what it makes is de
     expect(decode(frames)).toEqual(length === 0 ? [] : [`data ${data.toString("latin1")}`]);
   }
   expect(encodeFrames(Buffer.from("ab"))).toEqual([Buffer.from([0, 0, 0, 2, 97, 98])]);
+});
+
+test("frameParts() makes frames of the greatest length, whose payloads are the data itself", () => {
+  for (const length of [0, 1, maxFrameBytes - 1, maxFrameBytes, maxFrameBytes + 1, 2 * maxFrameBytes]) {
+    const data = Buffer.alloc(length, "x");
+    const parts = frameParts(data);
+
+    expect(parts.length).toBe(2 * Math.ceil(length / maxFrameBytes));
+    expect(decode(parts)).toEqual(length === 0 ? [] : [`data ${data.toString("latin1")}`]);
+    expect(parts.every((part, index) => index % 2 === 0 || part.buffer === data.buffer)).toBe(true);
+  }
 });
 
 test("a frame of just the limit is accepted, one more is refused before it is taken", () => {
