@@ -10,14 +10,14 @@ import { type Goal, makeRow } from "./rows.ts";
 import { ctrRunArgv, runcRuntime } from "./runtimes.ts";
 
 const mebibyte = 1024 * 1024;
-const transferMiB = 64;
+const transferMiB = 256;
 const transferBytes = transferMiB * mebibyte;
 const blockBytes = 64 * 1024;
 const transferTimeoutMs = 120_000;
 const goal: Goal = { of: "ratio", is: "at least", value: 0.8 };
 
 /**
- * 64 MiB out of and into one program, which is the same at the other end of every way (`floor-init/init.c`). Each is started
+ * 256 MiB out of and into one program, which is the same at the other end of every way (`floor-init/init.c`). Each is started
  * once and idle while the others are measured.
  */
 export const throughput: Benchmark = {
