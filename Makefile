@@ -72,7 +72,7 @@ native: ## build the addon for Node
 guest: ## build the guest's kernel, initrd and image
 	@scripts/guest
 
-kernel: ## build the tuned guest kernel, which is then used (about ten minutes)
+kernel: ## build the tuned guest kernel, which is then used (about five minutes)
 	@scripts/kernel
 
 install: build ## install below $(DESTDIR)$(PREFIX)
