@@ -56,9 +56,11 @@ impl Install {
         self.library("containerd-shim-caisson-v2.js")
     }
 
-    /// Node with the shim's program, without what the caller's environment says to Node.
+    /// Node with the shim's program, without what the caller's environment says to Node. An installation without a Node of its
+    /// own (the npm package) is told by `CAISSON_NODE` which one to run.
     pub fn node(&self, most_heap: MostHeap) -> Command {
-        let mut command = Command::new(self.root.join("libexec/node"));
+        let node = named("CAISSON_NODE").map_or_else(|| self.root.join("libexec/node"), PathBuf::from);
+        let mut command = Command::new(node);
         let mib = match most_heap {
             MostHeap::OfOneSandbox => 256,
             MostHeap::OfMany => 2048,
@@ -105,8 +107,7 @@ impl Install {
     }
 
     fn config_file(&self) -> Option<PathBuf> {
-        let named = env::var_os("CAISSON_CONFIG").filter(|value| !value.is_empty());
-        if let Some(path) = named {
+        if let Some(path) = named("CAISSON_CONFIG") {
             return Some(path.into());
         }
         let in_build = (self.root.file_name() == Some("build".as_ref())).then(|| self.root.join("config.toml"));
@@ -115,6 +116,10 @@ impl Install {
             .chain([PathBuf::from("/etc/caisson/config.toml")])
             .find(|path| path.exists())
     }
+}
+
+fn named(variable: &str) -> Option<OsString> {
+    env::var_os(variable).filter(|value| !value.is_empty())
 }
 
 fn drop_ins(config: &Path) -> Option<Vec<PathBuf>> {
