@@ -19,6 +19,7 @@ export class ContainerProcess {
   /** Empty for the container's first process. */
   readonly id: string;
   readonly #parts: ProcessParts;
+  #watching: Promise<void> | undefined;
 
   constructor(parts: ProcessParts) {
     this.id = parts.execId;
@@ -32,12 +33,16 @@ export class ContainerProcess {
 
   /** What it writes, from where the last reader of it has stopped. */
   get stdout(): Readable {
-    return this.#parts.stdio.stdout;
+    const { stdout } = this.#parts.stdio;
+    this.#watchEnd();
+    return stdout;
   }
 
   /** The same; ends at once for a process with a terminal. */
   get stderr(): Readable {
-    return this.#parts.stdio.stderr;
+    const { stderr } = this.#parts.stdio;
+    this.#watchEnd();
+    return stderr;
   }
 
   /**
@@ -105,5 +110,17 @@ export class ContainerProcess {
   /** Closes our ends of its streams. */
   close(): void {
     this.#parts.stdio.close();
+  }
+
+  /** Lets readers that have come after its end see theirs, too. */
+  #watchEnd(): void {
+    const { stdio } = this.#parts;
+    // Without a daemon nobody writes any more either.
+    const watch = () =>
+      this.wait().then(
+        () => stdio.endReaders(),
+        () => stdio.endReaders(),
+      );
+    this.#watching ??= watch();
   }
 }

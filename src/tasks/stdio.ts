@@ -74,6 +74,21 @@ export class FifoStdio {
     return this.#stream("stderr", O_RDONLY) ?? new PassThrough().end();
   }
 
+  /**
+   * Nobody writes any more but who holds an end already. A reader that has come after the last writer waits for one (fifo(7)): it
+   * gets one that goes at once, and with it the end.
+   */
+  endReaders(): void {
+    for (const [name, stream] of this.#open) {
+      if (name === "stdin" || stream.destroyed) continue;
+      try {
+        closeSync(openSync(join(this.#directory, name), O_WRONLY | O_NONBLOCK));
+      } catch {
+        // It was deleted.
+      }
+    }
+  }
+
   /** Closes our ends; the FIFOs stay. */
   close(): void {
     this.release();

@@ -120,6 +120,18 @@ test.for([
   await expect(failed).rejects.toMatchObject({ name: "CaissonError", code });
 });
 
+test("load after its end: the output is there, with its end", async () => {
+  const script = "echo out; echo err >&2; exit 4";
+  await using container = await Container.create(configOf("ended", ["sh", "-c", script]));
+  await container.start();
+  expect(await container.wait()).toEqual({ exitCode: 4 });
+
+  const found = await Container.load({ id: container.id, root: root() });
+
+  expect(await Promise.all([text(found.init.stdout), text(found.init.stderr)])).toEqual(["out\n", "err\n"]);
+  await found.delete();
+});
+
 test("load: another owner finds the container with its processes and goes on with their output", async () => {
   const config = configOf("loaded", ["sh", "-c", "echo first; read x; echo second; exec sleep 1000"]);
   await using first = await Container.create(config);
