@@ -10,6 +10,8 @@ export interface DaemonProcess {
   readonly servesMany: boolean;
   /** Sandboxes that it serves. */
   readonly sandboxCount: number;
+  /** Waits until an earlier sandbox of this id is gone, which would take away what the next one makes. @throws unavailable */
+  waitForEarlier(sandboxId: string): Promise<void>;
   /** Takes a sandbox as soon as it can be ended; it is told of its end by `ended`. */
   adopt(sandbox: ServedSandbox): void;
   /** Puts itself where the sandbox wants it to be. @throws not_found  a cgroup of the options */
@@ -21,6 +23,7 @@ export function processOfOne(): DaemonProcess {
   return {
     servesMany: false,
     sandboxCount: 1,
+    waitForEarlier: async () => {},
     adopt: (sandbox) => {
       for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => sandbox.end());
       void sandbox.ended.then(() => process.exit(0));

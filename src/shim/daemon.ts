@@ -76,6 +76,7 @@ export async function serveStart(
   let isServing = false;
   const serve: Serve = async (request) => {
     if (sandbox === undefined) {
+      await daemon.waitForEarlier(request.sandboxId);
       sandbox = await assembleSandbox(request, { parts, daemon, environment, ready, originMs });
       daemon.adopt(sandbox);
     }

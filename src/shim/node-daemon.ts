@@ -1,6 +1,7 @@
 import { createServer, type Server } from "node:net";
-import { errnoOf } from "../base/errors.ts";
+import { errnoOf, RuntimeError } from "../base/errors.ts";
 import { removeFile } from "../base/files.ts";
+import { within } from "../base/scope.ts";
 import { receiveStart, serveStart, type StartCall } from "./daemon.ts";
 import { type DaemonProcess, keepAlive, shimCgroupOf, takePlace } from "./daemon-process.ts";
 import { readBootstrap } from "./bootstrap.ts";
@@ -10,6 +11,8 @@ import { callOf, decline, describeProgram, isFromSameHost, receiveOffer } from "
 import type { ShimParts } from "./parts.ts";
 import type { SandboxRequest, ServedSandbox } from "./served-sandbox.ts";
 
+/** Longest wait for the end of a sandbox that a new one has the id of. */
+const earlierTimeoutMs = 10_000;
 /** Only the owner. */
 const socketUmask = 0o177;
 
@@ -96,9 +99,19 @@ class NodeDaemon implements DaemonProcess {
     }
   }
 
+  async waitForEarlier(sandboxId: string): Promise<void> {
+    const earlier = [...this.#sandboxes].filter(({ id, isEnding }) => id === sandboxId && isEnding);
+    const gone = Promise.all(earlier.map(({ released }) => released)).then(() => true);
+    if (await within(gone, earlierTimeoutMs, false)) return;
+    throw new RuntimeError(
+      "unavailable",
+      `Cannot start sandbox "${sandboxId}": an earlier one is still ending`,
+    );
+  }
+
   adopt(sandbox: ServedSandbox): void {
     this.#sandboxes.add(sandbox);
-    void sandbox.ended.then(() => {
+    void sandbox.released.then(() => {
       this.#sandboxes.delete(sandbox);
       this.#endIfIdle();
     });

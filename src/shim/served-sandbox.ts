@@ -45,6 +45,9 @@ export interface SandboxRequest {
 
 /** A sandbox with everything that serves it, all of which is its own: the process can have others. */
 export interface ServedSandbox {
+  readonly id: string;
+  /** Whether it was told to end, or has decided so. */
+  readonly isEnding: boolean;
   readonly log: Log;
   /** Nobody listens to it yet. */
   readonly server: TtrpcServer;
@@ -58,6 +61,8 @@ export interface ServedSandbox {
   end(): void;
   /** Resolves when nothing is left of it, but for what `delete` finds in the journal after a failure. Never rejects. */
   readonly ended: Promise<void>;
+  /** Resolves when nothing of it is under way any more, which can be later: its VM hangs. Never rejects. */
+  readonly released: Promise<void>;
 }
 
 export interface Assembly {
@@ -106,9 +111,11 @@ export async function assembleSandbox(
     });
   };
   const ended = Promise.withResolvers<void>();
+  const released = Promise.withResolvers<void>();
+  let closed = Promise.resolve();
   const end = async () => {
     await life.abortCreations();
-    const closed = sandbox.close().catch((error: unknown) => log.error(describe(error)));
+    closed = sandbox.close().catch((error: unknown) => log.error(describe(error)));
     await within(closed, closeSandboxTimeoutMs, undefined);
     // One that the sandbox has never taken, because no container came.
     await ready?.ready[Symbol.asyncDispose]();
@@ -128,8 +135,11 @@ export async function assembleSandbox(
       void end()
         .catch((error: unknown) => log.error(describe(error)))
         .finally(() => {
-          destination.close();
           ended.resolve();
+          void closed.then(() => {
+            destination.close();
+            released.resolve();
+          });
         });
     },
   });
@@ -159,5 +169,18 @@ export async function assembleSandbox(
     // Of a bundle of the Sandbox API more is said with the calls than in the bundle.
     if (!request.isSandbox) sandbox.prepare({ containerId: request.containerId, bundle: request.bundle });
   };
-  return { log, server, claim, prepare, openMetrics, end: () => life.end(), ended: ended.promise };
+  return {
+    id: sandboxId,
+    get isEnding() {
+      return life.isEnding;
+    },
+    log,
+    server,
+    claim,
+    prepare,
+    openMetrics,
+    end: () => life.end(),
+    ended: ended.promise,
+    released: released.promise,
+  };
 }
