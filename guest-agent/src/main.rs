@@ -34,6 +34,7 @@ mod root_image;
 mod rpc;
 mod sandbox;
 mod server;
+mod shown;
 mod stats;
 mod stdio;
 mod storage;

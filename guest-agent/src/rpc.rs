@@ -15,7 +15,7 @@ use crate::events::Subscription;
 use crate::proto::agent_server::Agent;
 use crate::proto::*;
 use crate::sandbox::Sandbox;
-use crate::{configure, network, power, processors, stats};
+use crate::{configure, network, power, processors, shown, stats};
 
 /// Serves the sandbox's API.
 pub struct Service(pub Arc<Sandbox>);
@@ -133,6 +133,11 @@ impl Agent for Service {
         Ok(Response::new(ListProcessesResponse {
             processes: container.list(),
         }))
+    }
+
+    async fn show_processes(&self, request: Request<ShowProcessesRequest>) -> Reply<ShowProcessesResponse> {
+        let container = self.sandbox()?.container(&request.get_ref().container_id)?;
+        Ok(Response::new(shown::read(&container.cgroup().processes())))
     }
 
     async fn pause_container(&self, request: Request<PauseContainerRequest>) -> Reply<PauseContainerResponse> {

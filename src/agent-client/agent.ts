@@ -6,6 +6,7 @@ import { timed } from "../base/metrics.ts";
 import { scope } from "../base/scope.ts";
 import { caisson } from "../gen/agent.js";
 import { checkFieldCount } from "../ttrpc/limits.ts";
+import { type ShownProcesses, toShownProcesses } from "./shown-processes.ts";
 import { type GuestStats, toGuestStats } from "./stats.ts";
 import type {
   AgentEvents,
@@ -240,6 +241,14 @@ export class Agent implements Disposable {
   /** See `answerNameQueries` of name-queries.ts. */
   answerNameQueries(answer: (query: NameQuery) => Promise<Uint8Array | undefined>): Promise<string> {
     return answerNameQueries(this.#client, `${servicePath}/NameQueries`, answer);
+  }
+
+  /** The same for people. */
+  async showProcesses(containerId: string, signal?: AbortSignal): Promise<ShownProcesses> {
+    const request = { containerId };
+    return toShownProcesses(
+      await this.#call("ShowProcesses", v1.ShowProcessesRequest, v1.ShowProcessesResponse, request, signal),
+    );
   }
 
   /** Resident memory of the agent in bytes. */

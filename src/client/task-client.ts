@@ -1,7 +1,7 @@
 import { ignoreCode, RuntimeError } from "../base/errors.ts";
 import { caisson } from "../gen/bootstrap.js";
 import { type Int64, toBigInt } from "../gen/int64.ts";
-import type { ExitStatus, Mount, Stdio } from "../sandbox/model.ts";
+import type { ExitStatus, Mount, ShownProcesses, Stdio } from "../sandbox/model.ts";
 import { shimMethods, shimServiceName } from "../shim/shim-api.ts";
 import { taskMethods, taskServiceNames } from "../shim/task-api.ts";
 import { TtrpcClient } from "../ttrpc/client.ts";
@@ -139,6 +139,25 @@ export class TaskClient implements AsyncDisposable {
       commandAtLoss: [...commandAtLoss],
     };
     await this.#client.call(shimServiceName, shimMethods.hold, request);
+  }
+
+  /** The container's processes in the guest, as its own /proc would show them. */
+  async showProcesses(): Promise<ShownProcesses> {
+    const { processes, bootTimeUnixSeconds } = await this.#client.call(
+      shimServiceName,
+      shimMethods.showProcesses,
+      { containerId: this.#containerId },
+      { timeoutMs: controlTimeoutMs },
+    );
+    return {
+      processes: processes.map(({ pid, stat, status, commandLine }) => ({
+        pid: pid ?? 0,
+        stat: stat ?? "",
+        status: status ?? "",
+        commandLine: commandLine ?? new Uint8Array(),
+      })),
+      bootTimeUnixSeconds,
+    };
   }
 
   /** @throws failed_precondition unless it runs */

@@ -2427,6 +2427,201 @@ export namespace caisson {
             }
 
             /**
+             * Properties of a ShowProcessesRequest.
+             * @deprecated Use caisson.agent.v1.ShowProcessesRequest.$Properties instead.
+             */
+            interface IShowProcessesRequest extends caisson.agent.v1.ShowProcessesRequest.$Properties {
+            }
+
+            /** Represents a ShowProcessesRequest. */
+            class ShowProcessesRequest {
+
+                /**
+                 * Constructs a new ShowProcessesRequest.
+                 * @param [properties] Properties to set
+                 */
+                constructor(properties?: caisson.agent.v1.ShowProcessesRequest.$Properties);
+
+                /** Unknown fields preserved while decoding when enabled */
+                $unknowns?: Uint8Array[];
+
+                /** ShowProcessesRequest containerId. */
+                containerId: string;
+
+                /**
+                 * Encodes the specified ShowProcessesRequest message. Does not implicitly {@link caisson.agent.v1.ShowProcessesRequest.verify|verify} messages.
+                 * @param message ShowProcessesRequest message or plain object to encode
+                 * @param [writer] Writer to encode to
+                 * @returns Writer
+                 */
+                static encode(message: caisson.agent.v1.ShowProcessesRequest.$Properties, writer?: $protobuf.Writer): $protobuf.Writer;
+
+                /**
+                 * Decodes a ShowProcessesRequest message from the specified reader or buffer.
+                 * @param reader Reader or buffer to decode from
+                 * @param [length] Message length if known beforehand
+                 * @returns {caisson.agent.v1.ShowProcessesRequest & caisson.agent.v1.ShowProcessesRequest.$Shape} ShowProcessesRequest
+                 * @throws {Error} If the payload is not a reader or valid buffer
+                 * @throws {$protobuf.util.ProtocolError} If required fields are missing
+                 */
+                static decode(reader: ($protobuf.Reader|Uint8Array), length?: number): caisson.agent.v1.ShowProcessesRequest & caisson.agent.v1.ShowProcessesRequest.$Shape;
+            }
+
+            namespace ShowProcessesRequest {
+
+                /** Properties of a ShowProcessesRequest. */
+                interface $Properties {
+
+                    /** ShowProcessesRequest containerId */
+                    containerId?: (string|null);
+
+                    /** Unknown fields preserved while decoding when enabled */
+                    $unknowns?: Uint8Array[];
+                }
+
+                /** Shape of a ShowProcessesRequest. */
+                type $Shape = caisson.agent.v1.ShowProcessesRequest.$Properties;
+            }
+
+            /**
+             * Properties of a ShowProcessesResponse.
+             * @deprecated Use caisson.agent.v1.ShowProcessesResponse.$Properties instead.
+             */
+            interface IShowProcessesResponse extends caisson.agent.v1.ShowProcessesResponse.$Properties {
+            }
+
+            /** Represents a ShowProcessesResponse. */
+            class ShowProcessesResponse {
+
+                /**
+                 * Constructs a new ShowProcessesResponse.
+                 * @param [properties] Properties to set
+                 */
+                constructor(properties?: caisson.agent.v1.ShowProcessesResponse.$Properties);
+
+                /** Unknown fields preserved while decoding when enabled */
+                $unknowns?: Uint8Array[];
+
+                /** ShowProcessesResponse processes. */
+                processes: caisson.agent.v1.ShownProcess.$Properties[];
+
+                /** ShowProcessesResponse bootTimeUnixSeconds. */
+                bootTimeUnixSeconds: number;
+
+                /**
+                 * Encodes the specified ShowProcessesResponse message. Does not implicitly {@link caisson.agent.v1.ShowProcessesResponse.verify|verify} messages.
+                 * @param message ShowProcessesResponse message or plain object to encode
+                 * @param [writer] Writer to encode to
+                 * @returns Writer
+                 */
+                static encode(message: caisson.agent.v1.ShowProcessesResponse.$Properties, writer?: $protobuf.Writer): $protobuf.Writer;
+
+                /**
+                 * Decodes a ShowProcessesResponse message from the specified reader or buffer.
+                 * @param reader Reader or buffer to decode from
+                 * @param [length] Message length if known beforehand
+                 * @returns {caisson.agent.v1.ShowProcessesResponse & caisson.agent.v1.ShowProcessesResponse.$Shape} ShowProcessesResponse
+                 * @throws {Error} If the payload is not a reader or valid buffer
+                 * @throws {$protobuf.util.ProtocolError} If required fields are missing
+                 */
+                static decode(reader: ($protobuf.Reader|Uint8Array), length?: number): caisson.agent.v1.ShowProcessesResponse & caisson.agent.v1.ShowProcessesResponse.$Shape;
+            }
+
+            namespace ShowProcessesResponse {
+
+                /** Properties of a ShowProcessesResponse. */
+                interface $Properties {
+
+                    /** ShowProcessesResponse processes */
+                    processes?: (caisson.agent.v1.ShownProcess.$Properties[]|null);
+
+                    /** ShowProcessesResponse bootTimeUnixSeconds */
+                    bootTimeUnixSeconds?: (number|null);
+
+                    /** Unknown fields preserved while decoding when enabled */
+                    $unknowns?: Uint8Array[];
+                }
+
+                /** Shape of a ShowProcessesResponse. */
+                type $Shape = caisson.agent.v1.ShowProcessesResponse.$Properties;
+            }
+
+            /**
+             * Properties of a ShownProcess.
+             * @deprecated Use caisson.agent.v1.ShownProcess.$Properties instead.
+             */
+            interface IShownProcess extends caisson.agent.v1.ShownProcess.$Properties {
+            }
+
+            /** Represents a ShownProcess. */
+            class ShownProcess {
+
+                /**
+                 * Constructs a new ShownProcess.
+                 * @param [properties] Properties to set
+                 */
+                constructor(properties?: caisson.agent.v1.ShownProcess.$Properties);
+
+                /** Unknown fields preserved while decoding when enabled */
+                $unknowns?: Uint8Array[];
+
+                /** ShownProcess pid. */
+                pid: number;
+
+                /** ShownProcess stat. */
+                stat: string;
+
+                /** ShownProcess status. */
+                status: string;
+
+                /** ShownProcess commandLine. */
+                commandLine: Uint8Array;
+
+                /**
+                 * Encodes the specified ShownProcess message. Does not implicitly {@link caisson.agent.v1.ShownProcess.verify|verify} messages.
+                 * @param message ShownProcess message or plain object to encode
+                 * @param [writer] Writer to encode to
+                 * @returns Writer
+                 */
+                static encode(message: caisson.agent.v1.ShownProcess.$Properties, writer?: $protobuf.Writer): $protobuf.Writer;
+
+                /**
+                 * Decodes a ShownProcess message from the specified reader or buffer.
+                 * @param reader Reader or buffer to decode from
+                 * @param [length] Message length if known beforehand
+                 * @returns {caisson.agent.v1.ShownProcess & caisson.agent.v1.ShownProcess.$Shape} ShownProcess
+                 * @throws {Error} If the payload is not a reader or valid buffer
+                 * @throws {$protobuf.util.ProtocolError} If required fields are missing
+                 */
+                static decode(reader: ($protobuf.Reader|Uint8Array), length?: number): caisson.agent.v1.ShownProcess & caisson.agent.v1.ShownProcess.$Shape;
+            }
+
+            namespace ShownProcess {
+
+                /** Properties of a ShownProcess. */
+                interface $Properties {
+
+                    /** ShownProcess pid */
+                    pid?: (number|null);
+
+                    /** ShownProcess stat */
+                    stat?: (string|null);
+
+                    /** ShownProcess status */
+                    status?: (string|null);
+
+                    /** ShownProcess commandLine */
+                    commandLine?: (Uint8Array|null);
+
+                    /** Unknown fields preserved while decoding when enabled */
+                    $unknowns?: Uint8Array[];
+                }
+
+                /** Shape of a ShownProcess. */
+                type $Shape = caisson.agent.v1.ShownProcess.$Properties;
+            }
+
+            /**
              * Properties of a PauseContainerRequest.
              * @deprecated Use caisson.agent.v1.PauseContainerRequest.$Properties instead.
              */

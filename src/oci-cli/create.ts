@@ -2,14 +2,16 @@ import { mkdir, rename, writeFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { Cleanup } from "../base/cleanup.ts";
 import { writeFileAtomic } from "../base/files.ts";
-import { identify } from "../base/processes.ts";
+import { identify, type ProcessIdentity } from "../base/processes.ts";
 import { abortable } from "../base/scope.ts";
 import { formatConfig } from "../client/settings.ts";
 import { deleteShim, startShim } from "../client/shim-program.ts";
 import { sandboxPaths } from "../sandbox/paths.ts";
 import { SignalRelay } from "../client/signal-relay.ts";
 import { TaskClient } from "../client/task-client.ts";
+import { settleAll } from "../base/settle.ts";
 import { type Bundle, openBundle } from "./bundle.ts";
+import { enterCgroup, removeCgroup } from "./cgroup.ts";
 import { endContainer } from "./delete.ts";
 import { type HandedFiles, handedFiles } from "./descriptors.ts";
 import { type Host, requireRoot, shimOf } from "./host.ts";
@@ -68,8 +70,7 @@ export async function run(host: Host, options: RunOptions): Promise<number> {
   const request = requestOf(host, prepared, client.address);
   const proxy = await createHere(client.connected, request, relay);
   cleanup.defer("the stdio", () => proxy[Symbol.dispose]());
-  const own = identify(process.pid) ?? { pid: process.pid, startTicks: "" };
-  await note(host, options, prepared, { address: client.address, proxy: own });
+  await note(host, options, prepared, { address: client.address, proxy: ownIdentity() });
   await client.connected.start("");
   const exitCode = await proxy.ended();
   relay.stopForwarding();
@@ -118,7 +119,10 @@ async function prepare(
   const sandboxContainerId = await sandboxContainerOf(host, bundle.spec);
   const paths = await host.containers.claim(id);
   cleanup.defer(`container "${id}"`, () => host.containers.remove(id));
+  // A creation that is killed leaves something that can be listed and deleted.
+  await host.containers.save(recordOf(id, bundle, { address: "", proxy: ownIdentity() }));
   await writeFileAtomic(paths.config, formatConfig(host.config));
+  cleanup.defer("the cgroup", () => removeCgroup(paths.cgroups));
   for (const directory of [paths.shim, paths.execs]) await mkdir(directory, { mode: 0o700 });
   if (sandboxContainerId !== undefined)
     await noteSandbox(paths.shim, host.containers.sandboxName(sandboxContainerId).sandboxId);
@@ -135,10 +139,14 @@ async function createDetached(
   signal: AbortSignal,
 ): Promise<string> {
   const { id, terminal, files } = prepared;
+  const { spec } = prepared.bundle;
+  using standIn = await spawnStandIn(host, spec.process?.args ?? []);
   // Node takes its time to start: both at once.
-  using standIn = spawnStandIn(host, prepared.bundle.spec.process?.args ?? []);
   await using proxy = spawnProxy(host, id, terminal, [standIn.socket, ...files.descriptors]);
-  const address = await startShim(shimOf(host, id), { signal });
+  const [address] = await settleAll([
+    startShim(shimOf(host, id), { signal }),
+    enterCgroup(spec, host.config, standIn.identity.pid, prepared.paths.cgroups),
+  ]);
   await abortable(proxy.open(requestOf(host, prepared, address, standIn.identity.pid)), signal);
   await note(host, options, prepared, { address, proxy: standIn.identity });
   await proxy.release();
@@ -185,22 +193,35 @@ function removalOf({ ownArgv, containers }: Host, id: string): string[] {
   return [...ownArgv, "--root", containers.root, "delete", "--force", id];
 }
 
+/** The container is there; tells its pid. */
 async function note(
   host: Host,
   { id, pidFile }: CreateOptions,
   { bundle }: Prepared,
   where: Pick<ContainerRecord, "address" | "proxy">,
 ): Promise<void> {
-  await host.containers.save({
-    id,
-    ociVersion: bundle.spec.ociVersion,
-    bundle: bundle.path,
-    rootfs: bundle.rootfs,
-    createdAt: new Date().toISOString(),
-    annotations: bundle.spec.annotations ?? {},
-    ...where,
-  });
+  await host.containers.save(recordOf(id, bundle, where));
   if (pidFile !== undefined) await writePidFile(pidFile, where.proxy.pid);
+}
+
+function recordOf(
+  id: string,
+  { spec, path, rootfs }: Bundle,
+  where: Pick<ContainerRecord, "address" | "proxy">,
+): ContainerRecord {
+  return {
+    id,
+    ociVersion: spec.ociVersion,
+    bundle: path,
+    rootfs,
+    createdAt: new Date().toISOString(),
+    annotations: spec.annotations ?? {},
+    ...where,
+  };
+}
+
+function ownIdentity(): ProcessIdentity {
+  return identify(process.pid) ?? { pid: process.pid, startTicks: "" };
 }
 
 /** In one step: whoever waits for the file finds the whole pid in it. */

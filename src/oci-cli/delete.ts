@@ -9,6 +9,7 @@ import { within } from "../base/scope.ts";
 import { formatConfig } from "../client/settings.ts";
 import { deleteShim } from "../client/shim-program.ts";
 import type { TaskClient } from "../client/task-client.ts";
+import { removeCgroup } from "./cgroup.ts";
 import { type Host, requireRoot, shimOf } from "./host.ts";
 import { probe } from "./probe.ts";
 import { type ContainerRecord, doesNotExist } from "./store.ts";
@@ -35,13 +36,13 @@ export async function deleteContainer(host: Host, id: string, force: boolean): P
     throw error;
   });
   if (status !== "stopped" && status !== "created" && !force) {
-    await client[Symbol.asyncDispose]();
+    await client?.[Symbol.asyncDispose]();
     throw new RuntimeError(
       "failed_precondition",
       `cannot delete container ${id} that is not stopped: ${status}`,
     );
   }
-  if (status !== "stopped") await killFirst(client);
+  if (status !== "stopped" && client !== undefined) await killFirst(client);
   await endContainer(host, id, client);
   return 0;
 }
@@ -94,6 +95,7 @@ export async function endContainer(host: Host, id: string, client: TaskClient | 
   }
   await within(allGone(proxies), proxyTimeoutMs, undefined);
   for (const proxy of proxies) signalProcess(proxy, "SIGKILL");
+  await removeCgroup(host.containers.paths(id).cgroups);
   await host.containers.remove(id);
 }
 

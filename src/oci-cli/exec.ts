@@ -59,7 +59,7 @@ export async function exec(host: Host, options: ExecOptions): Promise<number> {
     detached: options.detached,
   });
   const { status, client } = await probe(host, record);
-  if (status === "stopped" || status === "paused") {
+  if (client === undefined || status === "stopped" || status === "paused") {
     await client?.[Symbol.asyncDispose]();
     throw new RuntimeError("failed_precondition", `cannot exec in a ${status} container`);
   }

@@ -20,7 +20,7 @@ export async function sandboxContainerOf(host: Host, spec: Spec): Promise<string
   const record = await host.containers.find(sandboxContainerId);
   if (record === undefined) return undefined;
   const status = await statusOf(host, record);
-  if (status === "stopped")
+  if (status === "stopped" || status === "creating")
     throw new RuntimeError("failed_precondition", `the pod's container ${sandboxContainerId} is not running`);
   const wanted = spec.linux?.namespaces?.find(({ type }) => type === "network")?.path ?? "";
   if (await isSameFile(wanted, `/proc/${record.proxy.pid}/ns/net`)) return sandboxContainerId;

@@ -20,6 +20,7 @@ import { Handshake } from "../shim/handshake.ts";
 import type { Host } from "./host.ts";
 import { relayNotifications } from "./notify.ts";
 import { noteOomKill } from "./oom-file.ts";
+import { processFiles } from "./process-files.ts";
 import { StandIn, type View } from "./stand-in.ts";
 import { endLike, ProcessProxy, type TerminalKind } from "./proxy.ts";
 
@@ -132,7 +133,7 @@ export async function runProxy(): Promise<number> {
     client = await TaskClient.connect(request.address, request.sandboxId);
     proxy = await openProxy(client, request);
     if (request.process.tag === "init" && request.process.standIn !== undefined)
-      standIn = await standInFor(proxy, request.process.standIn.view);
+      standIn = await standInFor(client, proxy, request.process.standIn);
     proxy.attach(relay);
   } catch (error) {
     handshake.send({ tag: "failed", code: codeOf(error), message: describe(error) } satisfies ProxyReply);
@@ -157,9 +158,14 @@ export async function runProxy(): Promise<number> {
 }
 
 /** Whoever kills the stand-in kills the process: our end closes the connection to the daemon. */
-async function standInFor(proxy: ProcessProxy, view: View): Promise<StandIn> {
-  const standIn = new StandIn(standInFd, () => process.exit(1));
+async function standInFor(
+  client: TaskClient,
+  proxy: ProcessProxy,
+  { pid, view }: { readonly pid: number; readonly view: View },
+): Promise<StandIn> {
+  const standIn = new StandIn(pid, standInFd, () => process.exit(1));
   await standIn.enter(view);
+  standIn.showProcesses(() => processFiles(client));
   standIn.forwardTo((signal) => void proxy.signal(signal));
   return standIn;
 }

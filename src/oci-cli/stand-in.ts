@@ -1,10 +1,13 @@
 /**
- * The process whose pid callers know of a container (native/src/bin/caisson-stand-in.rs): it is in the container's network,
- * sees the container's files, passes signals to the proxy over a socket, and ends as the proxy says.
+ * The process whose pid callers know of a container (native/src/bin/caisson-stand-in): it is in the container's network,
+ * sees the container's files, shows its processes, passes signals to the proxy over a socket, and ends as the proxy says.
  */
 import { spawn } from "node:child_process";
+import { constants } from "node:os";
 import { Socket } from "node:net";
 import { resolve } from "node:path";
+import type { Readable } from "node:stream";
+import { text } from "node:stream/consumers";
 import { RuntimeError } from "../base/errors.ts";
 import { minimalEnvironment } from "../base/exec.ts";
 import { identify, type ProcessIdentity } from "../base/processes.ts";
@@ -23,9 +26,22 @@ interface ViewMount {
   readonly destination: string;
   /** Of the host; of no meaning when hidden. */
   readonly source: string;
-  /** Hidden: only the guest has it, and what would be written below it would never get there. */
-  readonly mode: "rw" | "ro" | "hidden";
+  /**
+   * Hidden: only the guest has it, and what would be written below it would never get there. The guest's /proc shows the
+   * container's processes.
+   */
+  readonly mode: "rw" | "ro" | "hidden" | "proc";
 }
+
+/** A file below /proc: `stat`, or one of a process, `1/stat`. */
+export interface ShownFile {
+  readonly name: string;
+  readonly content: string | Uint8Array;
+}
+
+/** Said by the stand-in; no signal has this number. */
+const processesWanted = 0;
+const endByte = "e".charCodeAt(0);
 
 /** Longer command lines are cut where processes are listed. */
 const maxShownLength = 4096;
@@ -33,8 +49,8 @@ const maxShownLength = 4096;
 export function viewOf({ path, rootfs, spec }: Bundle, netnsPath: string): View {
   const root: ViewMount = { destination: "/", source: rootfs, mode: spec.root.readonly ? "ro" : "rw" };
   const mounts = (spec.mounts ?? []).map((mount): ViewMount => {
-    const { destination, source = "", options = [] } = mount;
-    if (!isBind(mount)) return { destination, source: "", mode: "hidden" };
+    const { destination, type, source = "", options = [] } = mount;
+    if (!isBind(mount)) return { destination, source: "", mode: type === "proc" ? "proc" : "hidden" };
     const isReadOnly = options.some((option) => option === "ro" || option === "rro");
     return { destination, source: resolve(path, source), mode: isReadOnly ? "ro" : "rw" };
   });
@@ -48,34 +64,34 @@ export interface SpawnedStandIn extends Disposable {
   readonly socket: Socket;
 }
 
-/** In a session of its own; `words` are shown where processes are listed. */
-export function spawnStandIn({ standInPath }: Host, words: readonly string[]): SpawnedStandIn {
+/** In a session of its own; `words` are shown where processes are listed. @throws internal  it does not start */
+export async function spawnStandIn({ standInPath }: Host, words: readonly string[]): Promise<SpawnedStandIn> {
   const shown = words.join(" ").slice(0, maxShownLength).replaceAll("\0", "");
   const child = spawn(standInPath, ["--", shown], {
     cwd: "/",
     env: minimalEnvironment,
-    stdio: ["ignore", "ignore", "ignore", "pipe"],
-    detached: true,
+    stdio: ["ignore", "pipe", "ignore", "pipe"],
   });
-  child.on("error", () => {
-    // Its end of the socket is closed; the proxy says so.
-  });
+  const failed = new Promise<string>((resolve) => child.once("error", () => resolve("")));
   child.unref();
   const socket = child.stdio[3] as Socket;
-  return {
-    identity: identify(child.pid ?? 0) ?? { pid: child.pid ?? 0, startTicks: "" },
-    socket,
-    [Symbol.dispose]: () => void socket.destroy(),
-  };
+  const pid = Number(await Promise.race([text(child.stdio[1] as Readable), failed]));
+  const identity = pid > 0 ? identify(pid) : undefined;
+  if (identity !== undefined) return { identity, socket, [Symbol.dispose]: () => void socket.destroy() };
+  socket.destroy();
+  throw new RuntimeError("internal", `Cannot start "${standInPath}", which stands for the container`);
 }
 
 /** The proxy's side of its stand-in. */
 export class StandIn {
+  readonly #pid: number;
   readonly #socket: Socket;
   #onSignal: ((signal: number) => void) | undefined;
+  #onProcessesWanted: (() => void) | undefined;
 
   /** `onEnd`: somebody has killed it. */
-  constructor(fd: number, onEnd: () => void) {
+  constructor(pid: number, fd: number, onEnd: () => void) {
+    this.#pid = pid;
     this.#socket = new Socket({ fd });
     this.#socket.on("error", () => {
       // The close that follows says it.
@@ -89,10 +105,7 @@ export class StandIn {
       netnsPath,
       ...mounts.flatMap(({ destination, source, mode }) => [destination, source, mode]),
     ];
-    const request = Buffer.from(words.map((word) => `${word}\0`).join(""));
-    const head = Buffer.alloc(4);
-    head.writeUInt32BE(request.length);
-    this.#socket.write(Buffer.concat([head, request]));
+    this.#send(Buffer.from(words.map((word) => `${word}\0`).join("")));
     const answer = await new Promise<Buffer>((received) => {
       this.#socket.once("data", received);
       this.#socket.once("close", () => received(Buffer.from("it has ended")));
@@ -100,7 +113,10 @@ export class StandIn {
     if (answer[0] !== 0)
       throw new RuntimeError("internal", `Cannot show the container on the host: ${answer.toString("utf8")}`);
     this.#socket.on("data", (signals: Buffer) => {
-      for (const signal of signals) this.#onSignal?.(signal);
+      for (const signal of signals) {
+        if (signal === processesWanted) this.#onProcessesWanted?.();
+        else this.#onSignal?.(signal);
+      }
     });
   }
 
@@ -109,12 +125,38 @@ export class StandIn {
     this.#onSignal = deliver;
   }
 
+  /** `list` is asked for the container's processes whenever somebody on the host looks for them. */
+  showProcesses(list: () => Promise<readonly ShownFile[]>): void {
+    this.#onProcessesWanted = async () => {
+      // Whoever looks sees none of a guest that does not answer.
+      const files = await list().catch(() => []);
+      this.#send(Buffer.concat([Buffer.from("p"), ...files.map(encodeFile)]));
+    };
+  }
+
   /** Ends it as the process has ended. */
   async end(exitCode: number): Promise<void> {
     this.#socket.removeAllListeners("close");
     await new Promise<void>((closed) => {
       this.#socket.once("close", () => closed());
-      this.#socket.write(Buffer.of(exitCode));
+      // Process 1 of a PID namespace cannot end itself by a signal; another one cannot end it by any but this one.
+      if (exitCode === 128 + constants.signals.SIGKILL) process.kill(this.#pid, "SIGKILL");
+      else this.#send(Buffer.from([endByte, exitCode]));
     });
   }
+
+  #send(frame: Buffer): void {
+    this.#socket.write(Buffer.concat([lengthOf(frame), frame]));
+  }
+}
+
+function encodeFile({ name, content }: ShownFile): Buffer {
+  const bytes = typeof content === "string" ? Buffer.from(content) : Buffer.from(content);
+  return Buffer.concat([Buffer.from(`${name}\0`), lengthOf(bytes), bytes]);
+}
+
+function lengthOf(bytes: Buffer): Buffer {
+  const length = Buffer.alloc(4);
+  length.writeUInt32BE(bytes.length);
+  return length;
 }

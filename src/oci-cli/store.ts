@@ -10,11 +10,13 @@ import { removeTree } from "../storage/remove-tree.ts";
 /** Where the things of one container lie. None of them is a mount. */
 export interface ContainerPaths {
   readonly directory: string;
-  /** Written when the container is created; without it there is none. */
+  /** Without it there is no container. */
   readonly record: string;
   /** Where the daemon runs: its address and log. The bundle is the caller's, and stays as it is. */
   readonly shim: string;
   readonly config: string;
+  /** The cgroups that were made for what stands for the container on the host. */
+  readonly cgroups: string;
   /** FIFOs of the container's first process. */
   readonly io: string;
   /** FIFOs of each exec, and beside them `<exec id>.json`: who stands for it. */
@@ -29,9 +31,9 @@ export interface ContainerRecord {
   readonly rootfs: string;
   readonly createdAt: string;
   readonly annotations: Readonly<Record<string, string>>;
-  /** Of the task API. */
+  /** Of the task API; empty until the container is created. */
   readonly address: string;
-  /** The process on the host that stands for the container's first one. */
+  /** The process on the host that stands for the container's first one; until the container is created, whoever creates it. */
   readonly proxy: ProcessIdentity;
 }
 
@@ -61,6 +63,7 @@ export class ContainerStore {
       record: join(directory, "state.json"),
       shim: join(directory, "shim"),
       config: join(directory, "config.toml"),
+      cgroups: join(directory, "cgroups"),
       io: join(directory, "io"),
       execs: join(directory, "execs"),
     };
@@ -88,7 +91,7 @@ export class ContainerStore {
   }
 
   /**
-   * Undefined when there is no such container, or none that was created to its end.
+   * Undefined when there is no such container.
    *
    * @throws internal  what is noted of it cannot be understood
    */
@@ -109,13 +112,13 @@ export class ContainerStore {
     return record;
   }
 
-  /** Whether anything is there under the id, be it of a creation that did not come to its end. */
+  /** Whether anything is there under the id, be it of a creation that ended where it began. */
   async hasDirectory(containerId: string): Promise<boolean> {
     const { directory } = this.paths(containerId);
     return (await readdir(directory).catch(ignore("ENOENT"))) !== undefined;
   }
 
-  /** All containers that were created to the end, by name; `onUnreadable` is told of those that cannot be loaded. */
+  /** All containers, by name; `onUnreadable` is told of those that cannot be loaded. */
   async list(onUnreadable: (id: string, error: unknown) => void): Promise<ContainerRecord[]> {
     const names = ((await readdir(this.root).catch(ignore("ENOENT"))) ?? []).sort();
     const load = (name: string) =>

@@ -17,6 +17,7 @@ import type {
   Mount,
   Process,
   SandboxEvent,
+  ShownProcesses,
 } from "./model.ts";
 import type { SandboxObserver } from "./observer.ts";
 import { GuestProcess } from "./process.ts";
@@ -222,6 +223,11 @@ export class GuestContainer implements Container {
   async guestPids(): Promise<readonly GuestPid[]> {
     using limit = scope(undefined, statsTimeoutMs, `the processes of container "${this.id}"`);
     return await this.#options.agent.listProcesses(this.id, limit.signal);
+  }
+
+  async showProcesses(): Promise<ShownProcesses> {
+    using limit = scope(undefined, statsTimeoutMs, `the processes of container "${this.id}"`);
+    return await this.#options.agent.showProcesses(this.id, limit.signal);
   }
 
   /** The started execs that have not ended. */

@@ -134,6 +134,20 @@ export interface GuestPid {
   readonly execId: string;
 }
 
+/** The processes of a container for people, as its own /proc would show them: texts that programs can read. */
+export interface ShownProcesses {
+  readonly processes: readonly {
+    /** In the container, as those in the texts. */
+    readonly pid: number;
+    readonly stat: string;
+    readonly status: string;
+    /** Words that each end with NUL. */
+    readonly commandLine: Uint8Array;
+  }[];
+  /** To which the start times in `stat` are relative. */
+  readonly bootTimeUnixSeconds: number;
+}
+
 /** Usage of a container's cgroup (version 2) in the guest. Bytes, microseconds and counts. */
 export interface ContainerStats {
   readonly cpu: {
@@ -215,6 +229,8 @@ export interface Container {
   readonly runningExecs: readonly Process[];
   /** The processes in it, from the guest. @throws unavailable, deadline_exceeded */
   guestPids(): Promise<readonly GuestPid[]>;
+  /** At most 1024 of them. @throws unavailable, deadline_exceeded */
+  showProcesses(): Promise<ShownProcesses>;
   /**
    * Forgets init (and with it the container: stops, unmounts, removes everything of it on the host) or an exec.
    * @throws failed_precondition when it runs

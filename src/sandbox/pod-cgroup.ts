@@ -31,7 +31,8 @@ export interface CgroupPlace {
 export interface PodCgroupOptions {
   /** Told of each cgroup before anything of it is made, to journal it. */
   readonly onMake: (made: CgroupPlace) => void;
-  readonly log: Log;
+  /** Told when the host has no cgroups. */
+  readonly log?: Log;
   /** Where the cgroup file systems are mounted. */
   readonly root?: string;
 }
@@ -59,7 +60,7 @@ const emptyTimeoutMs = 2_000;
 export async function makePodCgroup(place: string, options: PodCgroupOptions): Promise<PodCgroup> {
   const { onMake, log, root = cgroupMountPoint } = options;
   const hierarchies = await hierarchiesFor(root);
-  if (hierarchies.length === 0) log.warn({ root }, "the host has no cgroups: nothing accounts for the VM");
+  if (hierarchies.length === 0) log?.warn({ root }, "the host has no cgroups: nothing accounts for the VM");
   for (const hierarchy of hierarchies) {
     onMake({ hierarchy, place });
     await makeBelow(hierarchy, place);

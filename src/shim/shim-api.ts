@@ -10,5 +10,6 @@ export const shimMethods = {
   attach: method("Attach", v1.AttachRequest, v1.AttachResponse),
   remove: method("Remove", v1.RemoveRequest, v1.RemoveResponse),
   notifications: method("Notifications", v1.NotificationsRequest, v1.NotificationsResponse, { waits: true }),
+  showProcesses: method("ShowProcesses", v1.ShowProcessesRequest, v1.ShowProcessesResponse),
   hold: method("Hold", v1.HoldRequest, v1.HoldResponse, { waits: true }),
 };

@@ -64,6 +64,12 @@ export function shimService({
       return { texts: await container.notifications.take(over.signal) };
     },
 
+    async showProcesses({ containerId }) {
+      const container = sandbox.container(checkId("container id", containerId));
+      const { processes, bootTimeUnixSeconds } = await container.showProcesses();
+      return { processes: [...processes], bootTimeUnixSeconds };
+    },
+
     async hold({ containerId, execId, standInPid, commandAtLoss }, { signal }) {
       const process = sandbox.container(checkId("container id", containerId)).process(execId);
       // The namespaces that containers can share are those of the one that the sandbox was made for.

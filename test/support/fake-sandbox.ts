@@ -26,6 +26,7 @@ import type {
   ExecRequest,
   ExitStatus,
   GuestPid,
+  ShownProcesses,
   Mount,
   Process,
   ProcessState,
@@ -203,6 +204,10 @@ class FakeContainer implements Container {
 
   get runningExecs(): readonly Process[] {
     return [...this.#execs.values()].filter(({ state }) => state.tag === "running" || state.tag === "paused");
+  }
+
+  showProcesses(): Promise<ShownProcesses> {
+    return Promise.resolve({ processes: [], bootTimeUnixSeconds: 0 });
   }
 
   guestPids(): Promise<readonly GuestPid[]> {

@@ -12,6 +12,7 @@ export interface BundleOptions {
   readonly terminal?: boolean;
   readonly env?: readonly string[];
   readonly resources?: object;
+  readonly cgroupsPath?: string;
 }
 
 /** `build/bin/caisson-oci` with a configuration, a root and a state directory of the test's own. */
@@ -90,7 +91,11 @@ export async function createOciCli(): Promise<OciCli> {
   return cli;
 }
 
-function specOf(rootfs: string, args: readonly string[], { terminal, env, resources }: BundleOptions) {
+function specOf(
+  rootfs: string,
+  args: readonly string[],
+  { terminal, env, resources, cgroupsPath }: BundleOptions,
+) {
   return {
     ociVersion: "1.0.2",
     process: {
@@ -117,6 +122,7 @@ function specOf(rootfs: string, args: readonly string[], { terminal, env, resour
     ],
     linux: {
       ...(resources === undefined ? {} : { resources }),
+      ...(cgroupsPath === undefined ? {} : { cgroupsPath }),
       namespaces: ["pid", "network", "ipc", "uts", "mount", "cgroup"].map((type) => ({ type })),
     },
   };

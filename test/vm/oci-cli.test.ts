@@ -264,7 +264,7 @@ test("a create that fails leaves nothing, and the id works again; what is left o
   await vi.waitFor(() => expect(existsSync(cli.dir.join("root", id, "io"))).toBe(true), waitFor);
   creating.child.kill("SIGKILL");
   await creating.ended;
-  expect(await cli.run(["state", id])).toMatchObject({ exitCode: 1 });
+  expect(await cli.state(id)).toMatchObject({ status: "stopped", pid: 0 });
   await cli.ok(["delete", "--force", id]);
   expect(existsSync(cli.dir.join("root", id))).toBe(false);
 });

@@ -64,6 +64,25 @@ test("SIGKILL of QEMU: the container has stopped, its stand-in has ended, delete
   await cli.ok(["delete", id]);
 });
 
+test("SIGKILL of a create: the container is listed as stopped, and delete removes it", async () => {
+  const id = cli.id("half");
+  const create = cli.start(["create", "-b", cli.bundle("half", sleeper), id]);
+  await vi.waitFor(async () => expect(await cli.state(id)).toMatchObject({ status: "creating" }), waitFor);
+  expect(await cli.run(["delete", id])).toMatchObject({
+    exitCode: 1,
+    stderr: expect.stringContaining(`cannot delete container ${id} that is not stopped: creating`),
+  });
+
+  create.child.kill("SIGKILL");
+  await create.ended;
+
+  expect((await cli.ok(["list"])).stdout).toMatch(new RegExp(`^${id} +0 +stopped `, "m"));
+  expect(await cli.run(["start", id])).toMatchObject({ exitCode: 1 });
+  expect(await cli.run(["exec", id, "true"])).toMatchObject({ exitCode: 255 });
+  await cli.ok(["delete", id]);
+  expect((await cli.ok(["list", "-q"])).stdout).toBe("");
+});
+
 testAll("SIGKILL of the proxy behind the stand-in ends both and the container", async () => {
   const { id, pid } = await running("proxy");
   const standIn = identify(pid);

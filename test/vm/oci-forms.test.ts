@@ -1,5 +1,13 @@
 /** Forms of the command line that callers other than Podman and Docker use, and their output. */
-import { closeSync, mkdirSync, readFileSync, writeFileSync, writeSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
 import { createInterface } from "node:readline";
 import { ReadStream } from "node:tty";
 import { afterAll, beforeAll, expect, test, vi } from "vitest";
@@ -8,6 +16,7 @@ import { featuresDocument } from "../../src/oci-cli/documents.ts";
 import { testAll } from "../support/cli-level.ts";
 import { createOciCli, type OciCli } from "../support/oci-cli.ts";
 import { checkLeaksAroundEachTest } from "../support/leaks.ts";
+import { vmmProgram } from "../support/suite-settings.ts";
 
 const waitFor = { timeout: 30_000, interval: 50 };
 
@@ -89,6 +98,48 @@ test("list and ps as tables, events at an interval, exec with capabilities, no_n
   expect(await events.ended).toMatchObject({ exitCode: 0 });
   await cli.ok(["delete", id]);
 });
+
+test("the stand-in and the VM are in the cgroup that the configuration names; the guest's processes are seen through it", async () => {
+  const id = cli.id("cgroup");
+  const name = `caisson_test_${process.pid}`;
+  const places = [`/${name}/${id}`, `/${name}.slice/oci-${id}.scope`];
+  for (const [index, cgroupsPath] of [places[0] ?? "", `${name}.slice:oci:${id}`].entries()) {
+    const script = "sleep 1001 & sleep 1000";
+    const bundle = cli.bundle(`cgroup${index}`, ["sh", "-c", script], { cgroupsPath });
+    await cli.detached(["create", "-b", bundle, id], "/dev/null");
+    const { pid } = await cli.state(id);
+    const cgroup = readFileSync(`/proc/${pid}/cgroup`, "utf8");
+    expect(cgroup).toMatch(new RegExp(`^\\d+:[^:]*:${places[index] ?? ""}$`, "m"));
+    const directory = existsSync("/sys/fs/cgroup/memory") ? "/sys/fs/cgroup/memory" : "/sys/fs/cgroup";
+    const pids = readFileSync(`${directory}${places[index] ?? ""}/cgroup.procs`, "utf8")
+      .trim()
+      .split("\n");
+    const programs = pids.map((each) => readFileSync(`/proc/${each}/comm`, "utf8").trim());
+    expect(programs).toEqual(
+      expect.arrayContaining(["caisson-stand-i", vmmProgram.slice(0, 15)].map(beginning)),
+    );
+
+    await cli.ok(["start", id]);
+    const proc = `/proc/${pid}/root/proc`;
+    const commandLines = () =>
+      readdirSync(proc)
+        .filter((entry) => /^\d+$/.test(entry))
+        .map((entry) => readFileSync(`${proc}/${entry}/cmdline`, "utf8").replaceAll("\0", " "));
+    await vi.waitFor(() => {
+      expect(commandLines()).toEqual(["sleep 1000 ", "sleep 1001 "]);
+    }, waitFor);
+    expect(() => writeFileSync(`${proc}/stat`, "x")).toThrow("EROFS");
+
+    await cli.ok(["kill", id, "KILL"]);
+    await vi.waitFor(async () => expect(await cli.state(id)).toMatchObject({ status: "stopped" }), waitFor);
+    await cli.ok(["delete", id]);
+    expect(existsSync(`${directory}${places[index] ?? ""}`)).toBe(false);
+  }
+});
+
+function beginning(text: string): unknown {
+  return expect.stringMatching(new RegExp(`^${text}`));
+}
 
 test("checkpoint and restore are refused; of an unknown container checkpoint says that first", async () => {
   expect(await cli.run(["checkpoint", cli.id("unknown")])).toMatchObject({

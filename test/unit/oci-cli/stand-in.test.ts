@@ -10,6 +10,7 @@ test("viewOf() shows root and binds as the container has them, and hides what on
       root: { path: "/layers/merged", readonly: true },
       mounts: [
         { destination: "/proc", type: "proc", source: "proc" },
+        { destination: "/dev", type: "tmpfs", source: "tmpfs" },
         { destination: "/data", type: "bind", source: "data", options: ["rbind", "ro"] },
         { destination: "/etc/hosts", source: "/run/hosts", options: ["bind"] },
       ],
@@ -20,7 +21,8 @@ test("viewOf() shows root and binds as the container has them, and hides what on
     netnsPath: "/run/netns/n",
     mounts: [
       { destination: "/", source: "/layers/merged", mode: "ro" },
-      { destination: "/proc", source: "", mode: "hidden" },
+      { destination: "/proc", source: "", mode: "proc" },
+      { destination: "/dev", source: "", mode: "hidden" },
       { destination: "/data", source: "/b/data", mode: "ro" },
       { destination: "/etc/hosts", source: "/run/hosts", mode: "rw" },
     ],
