@@ -1,9 +1,11 @@
 //! One process of a container: init, or an exec.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use crate::bundle::Terminal;
 use crate::console::{self, Size};
+use crate::descriptors::Descriptors;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::proto::Stdio;
@@ -54,6 +56,8 @@ pub struct Process {
     pub endpoints: Endpoints,
     /// Whether it is the agent's own, outside of the container's cgroup.
     pub is_transfer: bool,
+    /// Our sides of what an exec has from descriptor 3 on.
+    pub descriptors: Arc<Descriptors>,
     declared: Stdio,
     size: Size,
     terminal: Option<OwnedFd>,
@@ -66,11 +70,20 @@ impl Process {
     }
 
     /// An exec to be started later.
-    pub fn registered(program: Program, declared: Stdio) -> Result<Self> {
-        let (endpoints, ends) = Endpoints::new(&declared)?;
+    pub fn registered(
+        program: Program,
+        declared: Stdio,
+        (descriptors, further): (Descriptors, Vec<OwnedFd>),
+    ) -> Result<Self> {
+        let (endpoints, mut ends) = Endpoints::new(&declared)?;
+        ends.further = further;
         let is_transfer = matches!(program, Program::Files(_));
         let process = Self::new(State::Registered { program, ends }, declared, endpoints);
-        Ok(Self { is_transfer, ..process })
+        Ok(Self {
+            is_transfer,
+            descriptors: Arc::new(descriptors),
+            ..process
+        })
     }
 
     fn new(state: State, declared: Stdio, endpoints: Endpoints) -> Self {
@@ -78,6 +91,7 @@ impl Process {
             state,
             endpoints,
             is_transfer: false,
+            descriptors: Arc::default(),
             size: Size::new(declared.columns, declared.rows),
             declared,
             terminal: None,

@@ -13,6 +13,7 @@ import type {
   FileTransfer,
   GuestConfiguration,
   GuestContainerRequest,
+  GuestDescriptor,
   GuestNetworkSettings,
   GuestProcessEntry,
   GuestReport,
@@ -146,7 +147,7 @@ export class Agent implements Disposable {
         sharedNamespaces: [...request.sharedNamespaces],
         disks: [...request.disks],
         volumes: [...request.volumes],
-        descriptors: request.descriptors.map(({ kind, port }) => ({ kind: descriptorKinds[kind], port })),
+        descriptors: request.descriptors.map(toDescriptor),
         environment: [...request.environment],
       },
       signal,
@@ -154,9 +155,16 @@ export class Agent implements Disposable {
   }
 
   async createExec(
-    request: ProcessAddress & { readonly ociProcessJson: Uint8Array; readonly stdio: GuestStdio },
+    request: ProcessAddress & {
+      readonly ociProcessJson: Uint8Array;
+      readonly stdio: GuestStdio;
+      readonly descriptors: readonly GuestDescriptor[];
+    },
   ): Promise<void> {
-    await this.#call("CreateExec", v1.CreateExecRequest, v1.CreateExecResponse, request);
+    await this.#call("CreateExec", v1.CreateExecRequest, v1.CreateExecResponse, {
+      ...request,
+      descriptors: request.descriptors.map(toDescriptor),
+    });
   }
 
   async createFileTransfer(request: ProcessAddress & FileTransfer): Promise<void> {
@@ -316,6 +324,10 @@ const descriptorKinds = {
   "pipe-reader": v1.DescriptorKind.DESCRIPTOR_KIND_PIPE_READER,
   "pipe-writer": v1.DescriptorKind.DESCRIPTOR_KIND_PIPE_WRITER,
 } as const;
+function toDescriptor({ kind, port }: GuestDescriptor) {
+  return { kind: descriptorKinds[kind], port };
+}
+
 const operationNames = { read: "READ", write: "WRITE", archive: "ARCHIVE", extract: "EXTRACT" } as const;
 
 interface Encoder<T> {

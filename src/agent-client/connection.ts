@@ -9,8 +9,13 @@ import { dialGuest, type GuestAddress, readReplyLine, streamPort } from "./vsock
 export type ConnectionTarget =
   /** A TCP port of its loopback. */
   | { readonly tag: "port"; readonly port: number }
-  /** A descriptor that a container's first process was given. */
-  | { readonly tag: "descriptor"; readonly containerId: string; readonly fd: number };
+  /** A descriptor that a process was given; an empty exec id: the container's first one. */
+  | {
+      readonly tag: "descriptor";
+      readonly containerId: string;
+      readonly execId: string;
+      readonly fd: number;
+    };
 
 export interface ConnectionAddress {
   readonly guest: GuestAddress;
@@ -67,7 +72,7 @@ export async function openConnection(address: ConnectionAddress, signal: AbortSi
 
 /** Behind the token in the line that opens the stream to it. @throws invalid_argument */
 function words(target: ConnectionTarget): string {
-  if (target.tag === "descriptor") return `${target.containerId} - ${target.fd}`;
+  if (target.tag === "descriptor") return `${target.containerId} ${target.execId || "-"} ${target.fd}`;
   const { port } = target;
   if (Number.isInteger(port) && port >= 1 && port <= 65_535) return `tcp ${port}`;
   throw new RuntimeError("invalid_argument", `Cannot connect to port ${port}: expected 1 to 65535`);

@@ -6,7 +6,7 @@ import { shimMethods, shimServiceName } from "../shim/shim-api.ts";
 import { taskMethods, taskServiceNames } from "../shim/task-api.ts";
 import { TtrpcClient } from "../ttrpc/client.ts";
 
-const { CreateOptions } = caisson.shim.v1;
+const { CreateOptions, ExecSpec } = caisson.shim.v1;
 const [service] = taskServiceNames;
 const processSpecType = "types.containerd.io/opencontainers/runtime-spec/1/Process";
 const resourcesType = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
@@ -74,9 +74,13 @@ export class TaskClient implements AsyncDisposable {
   }
 
   /** Registers a process; `spec` is an OCI `Process`. */
-  async exec(execId: string, spec: object, stdio: Stdio): Promise<void> {
-    const value = Buffer.from(JSON.stringify(spec));
-    const request = { ...this.#process(execId), ...stdio, spec: { type_url: processSpecType, value } };
+  async exec(
+    execId: string,
+    process: object,
+    stdio: Stdio,
+    descriptors: readonly number[] = [],
+  ): Promise<void> {
+    const request = { ...this.#process(execId), ...stdio, spec: execSpec(process, descriptors) };
     await this.#client.call(service, taskMethods.exec, request, { timeoutMs: controlTimeoutMs });
   }
 
@@ -248,6 +252,13 @@ function ownOptions({ notify = false, descriptors = [], environment = [] }: Crea
     environment: [...environment],
   }).finish();
   return { options: { type_url: "caisson.shim.v1.CreateOptions", value } };
+}
+
+function execSpec(spec: object, descriptors: readonly number[]) {
+  const json = Buffer.from(JSON.stringify(spec));
+  if (descriptors.length === 0) return { type_url: processSpecType, value: json };
+  const own = { process: json, descriptorsPid: process.pid, descriptors: [...descriptors] };
+  return { type_url: "caisson.shim.v1.ExecSpec", value: ExecSpec.encode(own).finish() };
 }
 
 interface Timestamp {

@@ -1505,6 +1505,9 @@ export namespace caisson {
                 /** CreateExecRequest stdio. */
                 stdio?: (caisson.agent.v1.Stdio.$Properties|null);
 
+                /** CreateExecRequest descriptors. */
+                descriptors: caisson.agent.v1.Descriptor.$Properties[];
+
                 /**
                  * Encodes the specified CreateExecRequest message. Does not implicitly {@link caisson.agent.v1.CreateExecRequest.verify|verify} messages.
                  * @param message CreateExecRequest message or plain object to encode
@@ -1540,6 +1543,9 @@ export namespace caisson {
 
                     /** CreateExecRequest stdio */
                     stdio?: (caisson.agent.v1.Stdio.$Properties|null);
+
+                    /** CreateExecRequest descriptors */
+                    descriptors?: (caisson.agent.v1.Descriptor.$Properties[]|null);
 
                     /** Unknown fields preserved while decoding when enabled */
                     $unknowns?: Uint8Array[];

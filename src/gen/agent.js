@@ -2340,6 +2340,7 @@ export const caisson = $root.caisson = (() => {
             v1.CreateExecRequest = (function() {
 
                 const CreateExecRequest = function (properties) {
+                    this.descriptors = [];
                     if (properties)
                         for (let keys = $Object.keys(properties), i = 0; i < keys.length; ++i)
                             if (properties[keys[i]] != null && keys[i] !== "__proto__")
@@ -2350,6 +2351,7 @@ export const caisson = $root.caisson = (() => {
                 CreateExecRequest.prototype.execId = "";
                 CreateExecRequest.prototype.ociProcessJson = $util.newBuffer([]);
                 CreateExecRequest.prototype.stdio = null;
+                CreateExecRequest.prototype.descriptors = $util.emptyArray;
 
                 CreateExecRequest.encode = function (message, writer, _depth) {
                     if (!writer)
@@ -2366,6 +2368,9 @@ export const caisson = $root.caisson = (() => {
                         writer.uint32(26).bytes(message.ociProcessJson);
                     if (message.stdio != null && $Object.hasOwnProperty.call(message, "stdio"))
                         $root.caisson.agent.v1.Stdio.encode(message.stdio, writer.uint32(34).fork(), _depth + 1).ldelim();
+                    if (message.descriptors != null && message.descriptors.length)
+                        for (let i = 0; i < message.descriptors.length; ++i)
+                            $root.caisson.agent.v1.Descriptor.encode(message.descriptors[i], writer.uint32(42).fork(), _depth + 1).ldelim();
                     if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                         for (let i = 0; i < message.$unknowns.length; ++i)
                             writer.raw(message.$unknowns[i]);
@@ -2430,6 +2435,14 @@ export const caisson = $root.caisson = (() => {
                                 if (wireType !== 2)
                                     break;
                                 message.stdio = $root.caisson.agent.v1.Stdio.decode(reader, reader.size(), $undefined, _depth + 1, message.stdio);
+                                continue;
+                            }
+                        case 5: {
+                                if (wireType !== 2)
+                                    break;
+                                if (!(message.descriptors && message.descriptors.length))
+                                    message.descriptors = [];
+                                message.descriptors.push($root.caisson.agent.v1.Descriptor.decode(reader, reader.size(), $undefined, _depth + 1));
                                 continue;
                             }
                         }

@@ -712,6 +712,75 @@ export namespace caisson {
             }
 
             /**
+             * Properties of an ExecSpec.
+             * @deprecated Use caisson.shim.v1.ExecSpec.$Properties instead.
+             */
+            interface IExecSpec extends caisson.shim.v1.ExecSpec.$Properties {
+            }
+
+            /** Represents an ExecSpec. */
+            class ExecSpec {
+
+                /**
+                 * Constructs a new ExecSpec.
+                 * @param [properties] Properties to set
+                 */
+                constructor(properties?: caisson.shim.v1.ExecSpec.$Properties);
+
+                /** Unknown fields preserved while decoding when enabled */
+                $unknowns?: Uint8Array[];
+
+                /** ExecSpec process. */
+                process: Uint8Array;
+
+                /** ExecSpec descriptorsPid. */
+                descriptorsPid: number;
+
+                /** ExecSpec descriptors. */
+                descriptors: number[];
+
+                /**
+                 * Encodes the specified ExecSpec message. Does not implicitly {@link caisson.shim.v1.ExecSpec.verify|verify} messages.
+                 * @param message ExecSpec message or plain object to encode
+                 * @param [writer] Writer to encode to
+                 * @returns Writer
+                 */
+                static encode(message: caisson.shim.v1.ExecSpec.$Properties, writer?: $protobuf.Writer): $protobuf.Writer;
+
+                /**
+                 * Decodes an ExecSpec message from the specified reader or buffer.
+                 * @param reader Reader or buffer to decode from
+                 * @param [length] Message length if known beforehand
+                 * @returns {caisson.shim.v1.ExecSpec & caisson.shim.v1.ExecSpec.$Shape} ExecSpec
+                 * @throws {Error} If the payload is not a reader or valid buffer
+                 * @throws {$protobuf.util.ProtocolError} If required fields are missing
+                 */
+                static decode(reader: ($protobuf.Reader|Uint8Array), length?: number): caisson.shim.v1.ExecSpec & caisson.shim.v1.ExecSpec.$Shape;
+            }
+
+            namespace ExecSpec {
+
+                /** Properties of an ExecSpec. */
+                interface $Properties {
+
+                    /** ExecSpec process */
+                    process?: (Uint8Array|null);
+
+                    /** ExecSpec descriptorsPid */
+                    descriptorsPid?: (number|null);
+
+                    /** ExecSpec descriptors */
+                    descriptors?: (number[]|null);
+
+                    /** Unknown fields preserved while decoding when enabled */
+                    $unknowns?: Uint8Array[];
+                }
+
+                /** Shape of an ExecSpec. */
+                type $Shape = caisson.shim.v1.ExecSpec.$Properties;
+            }
+
+            /**
              * Properties of an AttachRequest.
              * @deprecated Use caisson.shim.v1.AttachRequest.$Properties instead.
              */

@@ -1109,6 +1109,118 @@ export const caisson = $root.caisson = (() => {
                 return CreateOptions;
             })();
 
+            v1.ExecSpec = (function() {
+
+                const ExecSpec = function (properties) {
+                    this.descriptors = [];
+                    if (properties)
+                        for (let keys = $Object.keys(properties), i = 0; i < keys.length; ++i)
+                            if (properties[keys[i]] != null && keys[i] !== "__proto__")
+                                this[keys[i]] = properties[keys[i]];
+                };
+
+                ExecSpec.prototype.process = $util.newBuffer([]);
+                ExecSpec.prototype.descriptorsPid = 0;
+                ExecSpec.prototype.descriptors = $util.emptyArray;
+
+                ExecSpec.encode = function (message, writer, _depth) {
+                    if (!writer)
+                        writer = $Writer.create();
+                    if (_depth === $undefined)
+                        _depth = 0;
+                    if (_depth > $util.recursionLimit)
+                        throw $Error("max depth exceeded");
+                    if (message.process != null && $Object.hasOwnProperty.call(message, "process") && message.process.length)
+                        writer.uint32(10).bytes(message.process);
+                    if (message.descriptorsPid != null && $Object.hasOwnProperty.call(message, "descriptorsPid") && message.descriptorsPid !== 0)
+                        writer.uint32(16).int32(message.descriptorsPid);
+                    if (message.descriptors != null && message.descriptors.length)
+                        writer.uint32(26).int32s(message.descriptors);
+                    if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
+                        for (let i = 0; i < message.$unknowns.length; ++i)
+                            writer.raw(message.$unknowns[i]);
+                    return writer;
+                };
+
+                ExecSpec.decode = function (reader, length, _end, _depth, _target) {
+                    if (!(reader instanceof $Reader))
+                        reader = $Reader.create(reader);
+                    if (_depth === $undefined)
+                        _depth = 0;
+                    if (_depth > $Reader.recursionLimit)
+                        throw $Error("max depth exceeded");
+                    let end, message, value;
+                    if (length === $undefined)
+                        end = reader.len;
+                    else {
+                        end = reader.pos + length;
+                        if (end > reader.len)
+                            throw $RangeError("index out of range");
+                        length = reader.len;
+                        reader.len = end;
+                    }
+                    message = _target || new $root.caisson.shim.v1.ExecSpec();
+                    while (reader.pos < end) {
+                        let start = reader.pos;
+                        let tag = reader.tag();
+                        if (tag === _end) {
+                            _end = $undefined;
+                            break;
+                        }
+                        let wireType = tag & 7;
+                        switch (tag >>>= 3) {
+                        case 1: {
+                                if (wireType !== 2)
+                                    break;
+                                if ((value = reader.bytes()).length)
+                                    message.process = value;
+                                else
+                                    delete message.process;
+                                continue;
+                            }
+                        case 2: {
+                                if (wireType !== 0)
+                                    break;
+                                if (value = reader.int32())
+                                    message.descriptorsPid = value;
+                                else
+                                    delete message.descriptorsPid;
+                                continue;
+                            }
+                        case 3: {
+                                if (wireType === 2) {
+                                    if (!(message.descriptors && message.descriptors.length))
+                                        message.descriptors = [];
+                                    reader.int32s(message.descriptors);
+                                    continue;
+                                }
+                                if (wireType !== 0)
+                                    break;
+                                if (!(message.descriptors && message.descriptors.length))
+                                    message.descriptors = [];
+                                message.descriptors.push(reader.int32());
+                                continue;
+                            }
+                        }
+                        reader.skipType(wireType, _depth, tag);
+                        if (!reader.discardUnknown) {
+                            $util.makeProp(message, "$unknowns", false);
+                            (message.$unknowns || (message.$unknowns = [])).push(reader.raw(start, reader.pos));
+                        }
+                    }
+                    if (length !== $undefined) {
+                        if (reader.pos !== end)
+                            throw $RangeError("index out of range");
+                        reader.len = length;
+                    }
+                    if (_end !== $undefined)
+                        throw $Error("missing end group");
+                    return message;
+                };
+
+                return ExecSpec;
+            })();
+
             v1.AttachRequest = (function() {
 
                 const AttachRequest = function (properties) {

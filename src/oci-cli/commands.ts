@@ -42,7 +42,7 @@ const consoleSocket = value("console-socket", "unix socket that gets the master 
 const pidFile = value("pid-file", "file to write the pid to of the process that stands for the container's");
 const preserveFds = flag("number")(
   "preserve-fds",
-  "number of further open files for the container's process: stream sockets and pipes (exec: only 0)",
+  "number of further open files for the process: stream sockets and pipes",
 );
 const createFlags: readonly Flag[] = [
   value("bundle,b", "directory of the bundle (default: the current one)"),

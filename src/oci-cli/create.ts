@@ -142,7 +142,10 @@ async function createDetached(
   const { spec } = prepared.bundle;
   using standIn = await spawnStandIn(host, spec.process?.args ?? []);
   // Node takes its time to start: both at once.
-  await using proxy = spawnProxy(host, id, terminal, [standIn.socket, ...files.descriptors]);
+  await using proxy = spawnProxy(host, id, terminal, {
+    standIn: standIn.socket,
+    descriptors: files.descriptors,
+  });
   const [address] = await settleAll([
     startShim(shimOf(host, id), { signal }),
     enterCgroup(spec, host.config, standIn.identity.pid, prepared.paths.cgroups),

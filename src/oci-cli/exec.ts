@@ -7,10 +7,11 @@ import { parseStrictJson } from "../base/strict-json.ts";
 import { SignalRelay } from "../client/signal-relay.ts";
 import type { TaskClient } from "../client/task-client.ts";
 import { openBundle } from "./bundle.ts";
+import { handedFiles } from "./descriptors.ts";
 import { writePidFile } from "./create.ts";
 import { type Host, requireRoot } from "./host.ts";
 import { probe } from "./probe.ts";
-import { forgetExec, noteExec, openProxy, type ProxyRequest, spawnProxy } from "./proxy-process.ts";
+import { forgetExec, noteExec, openProxy, proxyFds, type ProxyRequest, spawnProxy } from "./proxy-process.ts";
 import type { ContainerRecord } from "./store.ts";
 import { terminalKind } from "./terminal-kind.ts";
 
@@ -45,12 +46,8 @@ const maxSpecBytes = 4 * 1024 * 1024;
 /** `exec`. Returns the exit code of the process, or 0 when it was detached. */
 export async function exec(host: Host, options: ExecOptions): Promise<number> {
   requireRoot();
-  if (options.preserveFds > 0) {
-    throw new RuntimeError(
-      "unimplemented",
-      `--preserve-fds ${options.preserveFds} is not supported by exec: only a container's first process can be handed open files`,
-    );
-  }
+  // The sockets of a service manager are for the container's first process only, as with runc.
+  const { descriptors } = handedFiles({}, options.preserveFds);
   const record = await host.containers.load(options.id);
   const spec = await processSpec(record, options.process);
   const terminal = terminalKind({
@@ -66,27 +63,30 @@ export async function exec(host: Host, options: ExecOptions): Promise<number> {
   await using connected = client;
   const execId = `e${randomBytes(6).toString("hex")}`;
   const paths = host.containers.paths(options.id);
-  const request: ProxyRequest = {
+  const request: ExecRequest = {
     address: record.address,
     sandboxId: host.containers.sandboxName(options.id).sandboxId,
     terminal,
     ioDirectory: join(paths.execs, execId),
-    process: { tag: "exec", execId, spec },
+    process: { tag: "exec", execId, spec, descriptors },
   };
   const run = options.detached ? runDetached : runHere;
-  return await run(host, options, connected, request, execId);
+  return await run(host, options, connected, request);
 }
+
+type ExecRequest = ProxyRequest & { readonly process: { readonly tag: "exec" } };
 
 async function runDetached(
   host: Host,
   { id, pidFile }: ExecOptions,
   _client: TaskClient,
-  request: ProxyRequest,
-  execId: string,
+  request: ExecRequest,
 ): Promise<number> {
-  await using proxy = spawnProxy(host, id, request.terminal);
+  const { execId, descriptors } = request.process;
+  await using proxy = spawnProxy(host, id, request.terminal, { descriptors });
   await noteExec(host.containers.paths(id).execs, execId, proxy.identity);
-  await proxy.open(request);
+  const process = { ...request.process, descriptors: proxyFds(descriptors.length) };
+  await proxy.open({ ...request, process });
   if (pidFile !== undefined) await writePidFile(pidFile, proxy.identity.pid);
   await proxy.release();
   return 0;
@@ -96,10 +96,10 @@ async function runHere(
   host: Host,
   { id, pidFile }: ExecOptions,
   client: TaskClient,
-  request: ProxyRequest,
-  execId: string,
+  request: ExecRequest,
 ): Promise<number> {
   using relay = new SignalRelay();
+  const { execId } = request.process;
   const own = identify(process.pid) ?? { pid: process.pid, startTicks: "" };
   await noteExec(host.containers.paths(id).execs, execId, own);
   using proxy = await openProxy(client, request);

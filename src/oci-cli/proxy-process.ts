@@ -47,8 +47,13 @@ export interface ProxyRequest {
         /** Removes the container when whoever stands for it is killed; empty: it stays. */
         readonly commandAtLoss: readonly string[];
       }
-    /** `spec`: an OCI `Process`. It is started, too. */
-    | { readonly tag: "exec"; readonly execId: string; readonly spec: object };
+    /** `spec`: an OCI `Process`. It is started, too. `descriptors` as above. */
+    | {
+        readonly tag: "exec";
+        readonly execId: string;
+        readonly spec: object;
+        readonly descriptors: readonly number[];
+      };
 }
 
 type ProxyReply =
@@ -75,21 +80,21 @@ export function proxyFds(count: number): number[] {
 }
 
 /**
- * In a session of its own, as the first process of a container has one; with our stdio unless it has a terminal. That of a
- * container's first process inherits the socket of its stand-in, and what is handed to the container behind it.
+ * In a session of its own, as the first process of a container has one; with our stdio unless it has a terminal. It inherits the
+ * socket of the stand-in, if there is one, and behind it what is handed to the process (see `proxyFds`).
  */
 export function spawnProxy(
   host: Host,
   containerId: string,
   terminal: TerminalKind,
-  inherited: readonly (Socket | number)[] = [],
+  inherited: { readonly standIn?: Socket; readonly descriptors?: readonly number[] } = {},
 ): SpawnedProxy {
   const [file = "", ...args] = host.ownArgv;
   const stdio = terminal.tag === "none" ? "inherit" : "ignore";
   const child = spawn(file, [...args, proxyCommand, containerId], {
     cwd: "/",
     env: minimalEnvironment,
-    stdio: [stdio, stdio, stdio, "pipe", ...inherited],
+    stdio: [stdio, stdio, stdio, "pipe", inherited.standIn ?? "ignore", ...(inherited.descriptors ?? [])],
     detached: true,
   });
   child.on("error", () => {
@@ -183,7 +188,8 @@ export async function openProxy(client: TaskClient, request: ProxyRequest): Prom
       for (const fd of descriptors) closeSync(fd);
       return;
     }
-    await client.exec(execId, wanted.spec, stdio);
+    await client.exec(execId, wanted.spec, stdio, wanted.descriptors);
+    for (const fd of wanted.descriptors) closeSync(fd);
     try {
       await client.start(execId);
     } catch (error) {

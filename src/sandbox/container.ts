@@ -50,7 +50,7 @@ export interface ContainerOptions {
   readonly openStream: (execId: string) => OpenGuestStream;
   /** What init has of the host's. Owned. */
   readonly descriptors: HandedDescriptors | undefined;
-  readonly connectDescriptor: ConnectDescriptor;
+  readonly connectDescriptor: (execId: string) => ConnectDescriptor;
   readonly killVm: () => void;
   /** Gives the guest a network that was set up since the create. */
   readonly joinLateNetwork: () => Promise<void>;
@@ -85,7 +85,7 @@ export class GuestContainer implements Container {
     this.rootfs = options.rootfs;
     this.init = options.init;
     this.#options = options;
-    options.descriptors?.connect(options.connectDescriptor, options.log);
+    options.descriptors?.connect(options.connectDescriptor(""), options.log);
   }
 
   process(execId: string): Process {
@@ -100,7 +100,7 @@ export class GuestContainer implements Container {
         () => this.#options.joinLateNetwork(),
         () => emit({ type: "start", container: this }),
       );
-      this.#options.descriptors?.listen(this.#options.connectDescriptor, this.#options.log);
+      this.#options.descriptors?.listen(this.#options.connectDescriptor(""), this.#options.log);
       await this.#tolerate("poststart", this.#options.hooks.afterStart());
       return;
     }
@@ -112,7 +112,7 @@ export class GuestContainer implements Container {
   }
 
   async exec(request: ExecRequest): Promise<Process> {
-    const { execId, stdio, streams, processJson } = request;
+    const { execId, stdio, streams, processJson, descriptors } = request;
     this.#checkFree(execId);
     const { tag } = this.init.state;
     if (this.init.isFinishing || (tag !== "running" && tag !== "created" && tag !== "starting")) {
@@ -124,9 +124,12 @@ export class GuestContainer implements Container {
         execId,
         ociProcessJson: processJson,
         stdio: { ...declareStdio(request), ...loadConsoleSize(processJson) },
+        descriptors: descriptors?.guest ?? [],
       }),
     );
     process.dial(this.#options.openStream(execId));
+    if (descriptors !== undefined)
+      process.takeDescriptors(descriptors, this.#options.connectDescriptor(execId), this.#options.log);
     this.#options.emit({ type: "exec-added", container: this, execId });
     return process;
   }

@@ -76,6 +76,8 @@ export interface ExecRequest {
   readonly streams?: StdioStreams;
   /** OCI `Process` as JSON, the bytes as they came. */
   readonly processJson: Uint8Array;
+  /** What it gets from descriptor 3 on. Taken over when the exec is registered; the caller's until then. */
+  readonly descriptors?: HandedDescriptors;
 }
 
 export interface FileTransferRequest extends FileTransfer {

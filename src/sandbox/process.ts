@@ -1,7 +1,9 @@
 import type { Agent } from "../agent-client/agent.ts";
 import { codeOf, RuntimeError } from "../base/errors.ts";
+import type { Log } from "../base/log.ts";
 import { scope, within } from "../base/scope.ts";
 import { DialledStreams } from "./dialled-streams.ts";
+import type { ConnectDescriptor, HandedDescriptors } from "./handed-descriptors.ts";
 import type { OpenGuestStream, ProcessIo } from "./io.ts";
 import type { ExitStatus, Process, ProcessState, Stdio, StdioStreams } from "./model.ts";
 import { transition } from "./process-state.ts";
@@ -39,6 +41,8 @@ export class GuestProcess implements Process {
   #pid: number;
   #io: ProcessIo | undefined;
   #dialled: DialledStreams | undefined;
+  #descriptors: HandedDescriptors | undefined;
+  #listen = () => {};
   #starting: Promise<unknown> = Promise.resolve();
   #finishing = false;
   /** By what the guest says. */
@@ -88,6 +92,13 @@ export class GuestProcess implements Process {
     this.#io = io;
   }
 
+  /** Of an exec that is registered in the guest and not started. They are its own from now on. */
+  takeDescriptors(descriptors: HandedDescriptors, connect: ConnectDescriptor, log: Log): void {
+    this.#descriptors = descriptors;
+    this.#listen = () => descriptors.listen(connect, log);
+    descriptors.connect(connect, log);
+  }
+
   /**
    * Runs it in the guest. `prepare` (opening the stdio of an exec) and `onStarted` (its start event) are part of the start:
    * an exit that comes in the meantime is held back.
@@ -103,6 +114,7 @@ export class GuestProcess implements Process {
       await this.#options.agent.startProcess(this.#address);
       this.#state = transition(this.#state, { tag: "running" });
       this.#pid = this.#options.hostPid;
+      this.#listen();
       onStarted();
     } catch (error) {
       if (this.#state.tag === "starting") this.#state = transition(this.#state, { tag: "created" });
@@ -166,6 +178,9 @@ export class GuestProcess implements Process {
     await this.#starting;
     this.#io?.endStdin();
     await this.#drained();
+    if (this.#descriptors !== undefined)
+      await within(this.#descriptors.drain(), this.#options.drainTimeoutMs, undefined);
+    this.#closeDescriptors();
     this.#state = transition(this.#state, { tag: "stopped", exit });
     this.#exit.resolve(exit);
     return exit;
@@ -182,6 +197,7 @@ export class GuestProcess implements Process {
     await this.#drained();
     this.#io?.close();
     this.#dialled?.[Symbol.dispose]();
+    this.#closeDescriptors();
     this.#exit.resolve(exit);
     return exit;
   }
@@ -203,6 +219,13 @@ export class GuestProcess implements Process {
     this.#io = undefined;
     this.#dialled?.[Symbol.dispose]();
     this.#dialled = undefined;
+    this.#closeDescriptors();
+  }
+
+  #closeDescriptors(): void {
+    this.#descriptors?.[Symbol.dispose]();
+    this.#descriptors = undefined;
+    this.#listen = () => {};
   }
 
   /** A hung file system keeps even a killed process; an exec's goes with its container, a container's with the VM. */

@@ -282,7 +282,8 @@ class VmSandbox implements Sandbox {
       observer: this.#options.observer,
       openStream: (execId) => vm.openStream(containerId, execId),
       descriptors: request.descriptors,
-      connectDescriptor: (fd, signal) => vm.connect({ tag: "descriptor", containerId, fd }, signal),
+      connectDescriptor: (execId) => (fd, signal) =>
+        vm.connect({ tag: "descriptor", containerId, execId, fd }, signal),
       joinLateNetwork: () =>
         joinLateNetwork(vm, { sandboxId: this.id, spec, timeoutMs: agentCallTimeoutMs, log }),
       emit: (event) => this.#onContainerEvent(event),

@@ -1,6 +1,7 @@
 import { isAbsolute } from "node:path";
 import { RuntimeError } from "../base/errors.ts";
 import { checkId } from "../base/ids.ts";
+import { caisson } from "../gen/bootstrap.js";
 import { containerd, type google } from "../gen/containerd.js";
 import { int64 } from "../gen/int64.ts";
 import { containerd as runc } from "../gen/options.js";
@@ -24,6 +25,9 @@ type Decoded<Name extends keyof V2> = V2[Name] extends { decode(bytes: Uint8Arra
   : never;
 
 const { Status } = containerd.v1.types;
+const { ExecSpec } = caisson.shim.v1;
+/** Of our own OCI command line. */
+const execSpecType = "caisson.shim.v1.ExecSpec";
 const processTypeUrl = "types.containerd.io/opencontainers/runtime-spec/1/Process";
 const resourcesTypeUrl = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
 const processDetailsTypeUrl = "containerd.runc.v1.ProcessDetails";
@@ -53,12 +57,18 @@ export function toCreateRequest(
   };
 }
 
-export function toExecRequest(request: Decoded<"ExecProcessRequest">): ExecRequest {
+export function toExecRequest(request: Decoded<"ExecProcessRequest">): ExecRequest & {
+  readonly own?: { readonly descriptorsPid: number; readonly descriptors: readonly number[] };
+} {
   const execId = checkId("exec id", request.execId);
   if (execId === request.id) {
     throw new RuntimeError("already_exists", `Cannot register exec "${execId}": its container has this id`);
   }
   const { type_url: typeUrl, value } = request.spec ?? {};
+  if (typeUrl === execSpecType && value) {
+    const { process, descriptorsPid, descriptors } = ExecSpec.decode(value);
+    return { execId, stdio: toStdio(request), processJson: process, own: { descriptorsPid, descriptors } };
+  }
   if (typeUrl !== processTypeUrl || !value || value.length === 0) {
     throw new RuntimeError(
       "invalid_argument",

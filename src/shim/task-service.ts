@@ -43,19 +43,10 @@ export function taskService({
     async create(request, { signal }) {
       const taskOptions = readTaskOptions(request.options, options, log);
       const wanted = toCreateRequest(request, taskOptions);
-      const { descriptorsPid = 0, descriptors: fds = [] } = taskOptions.own ?? {};
-      const descriptors =
-        fds.length === 0 ? undefined : new HandedDescriptors(takeDescriptors(descriptorsPid, fds));
-      try {
-        const container = await life.create(
-          descriptors === undefined ? wanted : { ...wanted, descriptors },
-          signal,
-        );
+      return await withDescriptors(taskOptions.own, async (handed) => {
+        const container = await life.create({ ...wanted, ...handed }, signal);
         return { pid: container.init.pid };
-      } catch (error) {
-        descriptors?.[Symbol.dispose]();
-        throw error;
-      }
+      });
     },
 
     async start(request) {
@@ -86,7 +77,8 @@ export function taskService({
 
     async exec(request) {
       const container = containerOf(request);
-      await container.exec(toExecRequest(request));
+      const { own, ...wanted } = toExecRequest(request);
+      await withDescriptors(own, (handed) => container.exec({ ...wanted, ...handed }));
       return {};
     },
 
@@ -138,4 +130,19 @@ export function taskService({
       return {};
     },
   };
+}
+
+/** Takes descriptors of another process for what is made by `make`, which owns them when it has succeeded. */
+async function withDescriptors<T>(
+  from: { readonly descriptorsPid: number; readonly descriptors: readonly number[] } | undefined,
+  make: (handed: { readonly descriptors?: HandedDescriptors }) => Promise<T>,
+): Promise<T> {
+  if (from === undefined || from.descriptors.length === 0) return await make({});
+  const descriptors = new HandedDescriptors(takeDescriptors(from.descriptorsPid, [...from.descriptors]));
+  try {
+    return await make({ descriptors });
+  } catch (error) {
+    descriptors[Symbol.dispose]();
+    throw error;
+  }
 }

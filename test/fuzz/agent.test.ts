@@ -44,7 +44,8 @@ const calls: Record<string, (agent: Agent) => Promise<unknown>> = {
       descriptors: [],
       environment: [],
     }),
-  CreateExec: (agent) => agent.createExec({ ...address, ociProcessJson: Buffer.from("{}"), stdio }),
+  CreateExec: (agent) =>
+    agent.createExec({ ...address, ociProcessJson: Buffer.from("{}"), stdio, descriptors: [] }),
   StartProcess: (agent) => agent.startProcess(address),
   SignalProcess: (agent) => agent.signalProcess({ ...address, signal: 9, all: true }),
   ResizeTerminal: (agent) => agent.resizeTerminal({ ...address, columns: 1, rows: 1 }),

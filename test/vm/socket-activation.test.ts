@@ -7,7 +7,7 @@ import { afterAll, beforeAll, expect, test, vi } from "vitest";
 import { createOciCli, type OciCli } from "../support/oci-cli.ts";
 import { checkLeaksAroundEachTest } from "../support/leaks.ts";
 import { testAll } from "../support/cli-level.ts";
-import { runOk } from "../support/cli-run.ts";
+import { type Running, runOk } from "../support/cli-run.ts";
 import { withOpenFiles } from "../support/service-manager.ts";
 
 /** For what a process in an emulated guest needs to be seen from here. */
@@ -134,37 +134,49 @@ test("what cannot be handed over is refused before anything is made, with its nu
   expect(await cli.run(["state", cli.id("refused")])).toMatchObject({ exitCode: 1 });
 });
 
-testAll(
-  "--preserve-fds: a connected socket and both ends of pipes are the process's in the guest",
-  async () => {
-    const id = cli.id("preserved");
-    mkdirSync(cli.dir.join("fifos"));
-    const [input, output, path] = ["in", "out", "peer"].map((name) => cli.dir.join("fifos", name)) as [
-      string,
-      string,
-      string,
-    ];
-    execFileSync("mkfifo", [input, output]);
-    const server = createServer({ allowHalfOpen: true }).listen(path);
-    await once(server, "listening");
-    const accepted = once(server, "connection");
-    const script = "cat <&3 >&4; echo end >&4; exec 4>&-; cat <&5 >&5; exit 4";
-    const bundle = cli.bundle("preserved", ["sh", "-c", script]);
-    const launcher = withOpenFiles([
-      { kind: "read", path: input },
-      { kind: "write", path: output },
-      { kind: "connected", path },
-    ]);
-    const running = cli.start(["run", "--preserve-fds", "3", "-b", bundle, id], launcher);
-    const big = "y".repeat(1_000_000);
-    const feed = runOk(["sh", "-c", `head -c 1000000 /dev/zero | tr '\\0' y >${input}`]);
-    const read = runOk(["cat", output]);
-    const [peer] = (await accepted) as [Socket];
+test("exec --preserve-fds: a connected socket and both ends of pipes are the process's in the guest", async () => {
+  const id = cli.id("exec");
+  await cli.detached(["run", "-d", "-b", cli.bundle("exec", ["sleep", "1000"]), id], "/dev/null");
 
-    expect((await read).stdout).toBe(`${big}end\n`);
-    expect(await request(peer, "there and back")).toBe("there and back");
-    expect(await running.ended).toMatchObject({ exitCode: 4 });
-    await feed;
-    server.close();
-  },
+  await servesFiles("exec", (launcher, script) =>
+    cli.start(["exec", "--preserve-fds", "3", id, "sh", "-c", script], launcher),
+  );
+  await cli.ok(["delete", "--force", id]);
+});
+
+testAll("run --preserve-fds: they are the container's process's", () =>
+  servesFiles("run", (launcher, script) => {
+    const bundle = cli.bundle("preserved", ["sh", "-c", script]);
+    return cli.start(["run", "--preserve-fds", "3", "-b", bundle, cli.id("preserved")], launcher);
+  }),
 );
+
+/** `start` runs the script with three further open files, by the launcher. */
+async function servesFiles(
+  name: string,
+  start: (launcher: readonly string[], script: string) => Running,
+): Promise<void> {
+  const directory = cli.dir.join(`${name}-files`);
+  mkdirSync(directory);
+  const [input, output, path] = [`${directory}/in`, `${directory}/out`, `${directory}/peer`];
+  execFileSync("mkfifo", [input, output]);
+  const server = createServer({ allowHalfOpen: true }).listen(path);
+  await once(server, "listening");
+  const accepted = once(server, "connection");
+  const launcher = withOpenFiles([
+    { kind: "read", path: input },
+    { kind: "write", path: output },
+    { kind: "connected", path },
+  ]);
+  const running = start(launcher, "cat <&3 >&4; echo end >&4; exec 4>&-; cat <&5 >&5; exit 4");
+  const big = "y".repeat(1_000_000);
+  const feed = runOk(["sh", "-c", `head -c 1000000 /dev/zero | tr '\\0' y >${input}`]);
+  const read = runOk(["cat", output]);
+  const [peer] = (await accepted) as [Socket];
+
+  expect((await read).stdout).toBe(`${big}end\n`);
+  expect(await request(peer, "there and back")).toBe("there and back");
+  expect(await running.ended).toMatchObject({ exitCode: 4 });
+  await feed;
+  server.close();
+}

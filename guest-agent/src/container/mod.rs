@@ -7,6 +7,7 @@ mod start;
 mod transfer;
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Notify, RwLock};
@@ -37,6 +38,7 @@ pub struct Container {
     cgroup: Cgroup,
     reaper: Reaper,
     events: Events,
+    /// Of init.
     descriptors: Descriptors,
     /// Shared by starts of execs; whole for what must not meet them.
     operation: RwLock<()>,
@@ -98,9 +100,16 @@ impl Container {
         &self.cgroup
     }
 
-    /// Connects to a descriptor that its init was given. The error is the reason for the peer.
-    pub async fn connect(&self, number: u32) -> std::result::Result<Peer, String> {
-        self.descriptors.connect(number).await
+    /// Connects to a descriptor that a process was given; empty `exec_id` is init. The error is the reason for the peer.
+    pub async fn connect(&self, exec_id: &str, number: u32) -> std::result::Result<Peer, String> {
+        if exec_id.is_empty() {
+            return self.descriptors.connect(number).await;
+        }
+        let descriptors = self.with_process(exec_id, |process| Ok(Arc::clone(&process.descriptors)));
+        descriptors
+            .map_err(|error| error.to_string())?
+            .connect(number)
+            .await
     }
 
     /// Registers an exec; nothing runs yet.
@@ -112,7 +121,14 @@ impl Container {
         let mut inner = lock(&self.inner);
         self.check_can_exec(&inner, &what)?;
         let program = Program::Oci(request.oci_process_json);
-        self.register(&mut inner, exec_id, program, request.stdio.unwrap_or_default())
+        let descriptors = Descriptors::open(&request.descriptors)?;
+        self.register(
+            &mut inner,
+            exec_id,
+            program,
+            request.stdio.unwrap_or_default(),
+            descriptors,
+        )
     }
 
     /// Registers a transfer of files; nothing runs yet. A paused container has files, too.
@@ -125,10 +141,17 @@ impl Container {
                 self.id
             )));
         }
-        self.register(&mut inner, exec_id, Program::Files(task), stdio)
+        self.register(&mut inner, exec_id, Program::Files(task), stdio, Default::default())
     }
 
-    fn register(&self, inner: &mut Inner, exec_id: String, program: Program, stdio: Stdio) -> Result<()> {
+    fn register(
+        &self,
+        inner: &mut Inner,
+        exec_id: String,
+        program: Program,
+        stdio: Stdio,
+        descriptors: (Descriptors, Vec<OwnedFd>),
+    ) -> Result<()> {
         let what = name(&self.id, &exec_id);
         if inner.execs.contains_key(&exec_id) {
             return Err(Error::AlreadyExists(format!("Cannot create {what}: it exists")));
@@ -138,7 +161,7 @@ impl Container {
                 "Cannot create {what}: the container has {EXEC_LIMIT} of {EXEC_LIMIT}"
             )));
         }
-        inner.execs.insert(exec_id, Process::registered(program, stdio)?);
+        inner.execs.insert(exec_id, Process::registered(program, stdio, descriptors)?);
         Ok(())
     }
 

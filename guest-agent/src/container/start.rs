@@ -125,6 +125,10 @@ impl Container {
         if let Some(socket) = &socket {
             arguments.extend([OsStr::new("--console-socket"), socket.path().as_os_str()]);
         }
+        let count = ends.further.len().to_string();
+        if !ends.further.is_empty() {
+            arguments.extend([OsStr::new("--preserve-fds"), OsStr::new(&count)]);
+        }
         arguments.push(OsStr::new(&self.id));
         crun::run(
             &self.reaper,

@@ -1,6 +1,6 @@
 //! The line that opens a stream: `<token> <container id> <exec id or "-"> <stdin|stdout|stderr>\n` for one of a process,
 //! `<token> tcp <port>\n` and `<token> tcp-output <number>\n` for the two of a connection to a port of the guest's loopback;
-//! `<token> <container id> - <number>\n` in place of the first for a connection to a descriptor.
+//! `<token> <container id> <exec id or "-"> <number>\n` in place of the first for a connection to a descriptor.
 
 use super::TOKEN_BYTES;
 use crate::ids;
@@ -35,10 +35,12 @@ pub enum Target {
     Stdio(ProcessStream),
     /// What goes to a TCP port of the guest's loopback.
     Tcp(u16),
-    /// What goes to a descriptor of a container's first process.
+    /// What goes to a descriptor of a process. Empty `exec_id` is init.
     Descriptor {
         /// Whose descriptor.
         container_id: String,
+        /// Whose descriptor within the container.
+        exec_id: String,
         /// Its number in the process.
         number: u32,
     },
@@ -70,8 +72,8 @@ pub fn parse(line: &[u8]) -> Result<Hello, &'static str> {
             token,
             Target::TcpOutput(parse_number(number).ok_or("the number is malformed")?),
         ),
-        [token, container_id, "-", number] if number.starts_with(|first: char| first.is_ascii_digit()) => {
-            (token, parse_descriptor(container_id, number)?)
+        [token, container_id, exec_id, number] if number.starts_with(|first: char| first.is_ascii_digit()) => {
+            (token, parse_descriptor(container_id, exec_id, number)?)
         }
         [token, container_id, exec_id, kind] => (token, Target::Stdio(parse_stream(container_id, exec_id, kind)?)),
         _ => return Err("the line has too few or too many words"),
@@ -80,9 +82,10 @@ pub fn parse(line: &[u8]) -> Result<Hello, &'static str> {
     Ok(Hello { token, target })
 }
 
-fn parse_descriptor(container_id: &str, number: &str) -> Result<Target, &'static str> {
+fn parse_descriptor(container_id: &str, exec_id: &str, number: &str) -> Result<Target, &'static str> {
     Ok(Target::Descriptor {
         container_id: checked_container_id(container_id)?,
+        exec_id: checked_exec_id(exec_id)?,
         number: parse_number(number).ok_or("the number is malformed")?,
     })
 }
@@ -90,6 +93,14 @@ fn parse_descriptor(container_id: &str, number: &str) -> Result<Target, &'static
 fn checked_container_id(container_id: &str) -> Result<String, &'static str> {
     ids::check_container_id(container_id).map_err(|_| "the container id is malformed")?;
     Ok(container_id.to_owned())
+}
+
+fn checked_exec_id(exec_id: &str) -> Result<String, &'static str> {
+    if exec_id == "-" {
+        return Ok(String::new());
+    }
+    ids::check_exec_id(exec_id).map_err(|_| "the exec id is malformed")?;
+    Ok(exec_id.to_owned())
 }
 
 fn parse_port(port: &str) -> Result<u16, &'static str> {
@@ -106,12 +117,7 @@ fn parse_number(text: &str) -> Option<u32> {
 
 fn parse_stream(container_id: &str, exec_id: &str, kind: &str) -> Result<ProcessStream, &'static str> {
     let container_id = checked_container_id(container_id)?;
-    let exec_id = if exec_id == "-" {
-        ""
-    } else {
-        ids::check_exec_id(exec_id).map_err(|_| "the exec id is malformed")?;
-        exec_id
-    };
+    let exec_id = checked_exec_id(exec_id)?;
     let kind = match kind {
         "stdin" => Kind::Stdin,
         "stdout" => Kind::Stdout,
@@ -120,7 +126,7 @@ fn parse_stream(container_id: &str, exec_id: &str, kind: &str) -> Result<Process
     };
     Ok(ProcessStream {
         container_id,
-        exec_id: exec_id.to_owned(),
+        exec_id,
         kind,
     })
 }
@@ -199,9 +205,12 @@ mod tests {
             got.target,
             Target::Descriptor {
                 container_id,
+                exec_id: String::new(),
                 number: 64
             }
         );
+        let got = parse(format!("{TOKEN} c1 e1 3").as_bytes()).expect("a good line");
+        assert!(matches!(got.target, Target::Descriptor { exec_id, .. } if exec_id == "e1"));
     }
 
     #[test]

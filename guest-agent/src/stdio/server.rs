@@ -47,8 +47,12 @@ async fn open(mut stream: Stream, sandbox: &Sandbox) {
             let connect = async { forward::connect(port).await.map(Peer::Tcp) };
             open_connection(stream, connect, sandbox).await
         }
-        Target::Descriptor { container_id, number } => match sandbox.container(&container_id) {
-            Ok(container) => open_connection(stream, container.connect(number), sandbox).await,
+        Target::Descriptor {
+            container_id,
+            exec_id,
+            number,
+        } => match sandbox.container(&container_id) {
+            Ok(container) => open_connection(stream, container.connect(&exec_id, number), sandbox).await,
             Err(error) => Err((stream, error.to_string())),
         },
         Target::TcpOutput(number) => open_output(stream, number, sandbox).await,

@@ -49,7 +49,7 @@ async function startContainer(handlers: FakeAgentOptions["handlers"] = {}, drain
         signal,
       ),
     descriptors: undefined,
-    connectDescriptor: never,
+    connectDescriptor: () => never,
     emit: (event) => events.push(nameOf(event)),
     release: () => {
       vm.releases += 1;
