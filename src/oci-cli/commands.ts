@@ -282,9 +282,13 @@ function execOptions(flags: FlagValues, [id = "", ...args]: readonly string[]): 
   };
 }
 
+const maxSignal = 64;
+
 /** As runc: 0 asks whether the process is there. */
 function killSignal(text: string): number {
   if (text === "0") return 0;
+  if (/^\d+$/.test(text) && Number(text) > maxSignal)
+    throw new RuntimeError("invalid_argument", "unable to signal init: invalid argument");
   try {
     return signalNumber(text);
   } catch {

@@ -16,7 +16,7 @@ import { endContainer } from "./delete.ts";
 import { type HandedFiles, handedFiles } from "./descriptors.ts";
 import { type Host, requireRoot, shimOf } from "./host.ts";
 import { notifySocketOf } from "./notify.ts";
-import { noteSandbox, sandboxContainerOf } from "./pod.ts";
+import { joinedSandbox, noteSandbox } from "./pod.ts";
 import type { ProcessProxy, TerminalKind } from "./proxy.ts";
 import { openProxy, proxyFds, type ProxyRequest, spawnProxy } from "./proxy-process.ts";
 import type { ContainerPaths, ContainerRecord } from "./store.ts";
@@ -116,7 +116,7 @@ async function prepare(
     consoleSocket: options.consoleSocket,
     detached: isDetached,
   });
-  const sandboxContainerId = await sandboxContainerOf(host, bundle.spec);
+  const joined = await joinedSandbox(host, bundle.spec);
   const paths = await host.containers.claim(id);
   cleanup.defer(`container "${id}"`, () => host.containers.remove(id));
   // A creation that is killed leaves something that can be listed and deleted.
@@ -124,8 +124,7 @@ async function prepare(
   await writeFileAtomic(paths.config, formatConfig(host.config));
   cleanup.defer("the cgroup", () => removeCgroup(paths.cgroups));
   for (const directory of [paths.shim, paths.execs]) await mkdir(directory, { mode: 0o700 });
-  if (sandboxContainerId !== undefined)
-    await noteSandbox(paths.shim, host.containers.sandboxName(sandboxContainerId).sandboxId);
+  if (joined !== undefined) await noteSandbox(paths.shim, joined);
   cleanup.defer("the daemon", () => deleteShim(shimOf(host, id)));
   const { sandboxId } = host.containers.sandboxName(id);
   return { id, sandboxId, bundle, paths, terminal, files, isRemoved };

@@ -165,7 +165,7 @@ interface Measured {
     readonly throttledTime: number;
   };
   readonly memory: object;
-  readonly pids: object;
+  readonly pids: Readonly<Record<string, number>>;
   readonly bytes: readonly object[];
   readonly operations: readonly object[];
   readonly network: readonly object[];
@@ -175,10 +175,10 @@ interface Measured {
 function document({ cpu, memory, pids, bytes, operations, network }: Measured): object {
   const { total, kernel, user, ...throttling } = cpu;
   return {
-    cpu: { usage: { total, kernel, user }, throttling },
+    cpu: { usage: { ...notZero({ total }), kernel, user }, throttling: notZero(throttling) },
     cpuset: {},
     memory,
-    pids,
+    pids: notZero(pids),
     blkio: {
       ...(bytes.length === 0 ? {} : { ioServiceBytesRecursive: bytes }),
       ...(operations.length === 0 ? {} : { ioServicedRecursive: operations }),
@@ -187,6 +187,11 @@ function document({ cpu, memory, pids, bytes, operations, network }: Measured): 
     intel_rdt: {},
     network_interfaces: network.length === 0 ? null : network,
   };
+}
+
+/** Go leaves fields out that are 0 where its type says so. */
+function notZero(values: Readonly<Record<string, number>>): object {
+  return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== 0));
 }
 
 function blkioEntry({ major, minor, op, value }: io.containerd.cgroups.v1.BlkIOEntry.$Properties): object {

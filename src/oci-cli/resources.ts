@@ -88,5 +88,8 @@ function amount(name: string, text: string): number {
   const factor = units[unit.toLowerCase()];
   const isPlain = unit === "" || name.startsWith("memory");
   if (digits !== undefined && factor !== undefined && isPlain) return Number(digits) * factor;
-  throw new RuntimeError("invalid_argument", `invalid value for ${name}: ${JSON.stringify(text)}`);
+  throw new RuntimeError(
+    "invalid_argument",
+    `invalid value for ${name}: invalid size: '${text.slice(0, 40)}'`,
+  );
 }

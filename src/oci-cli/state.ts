@@ -7,7 +7,7 @@ import type { Host } from "./host.ts";
 import { type Status, statusOf } from "./probe.ts";
 import type { ContainerRecord } from "./store.ts";
 
-/** As runc prints it. */
+/** As runc prints it: the owner only in a list. */
 interface StateDocument {
   readonly ociVersion: string;
   readonly id: string;
@@ -21,7 +21,7 @@ interface StateDocument {
 }
 
 export async function state(host: Host, id: string): Promise<number> {
-  const document = await documentOf(host, await host.containers.load(id));
+  const document = { ...(await documentOf(host, await host.containers.load(id))), owner: "" };
   process.stdout.write(`${JSON.stringify(document, undefined, 2)}\n`);
   return 0;
 }

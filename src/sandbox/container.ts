@@ -34,6 +34,8 @@ const abandonTimeoutMs = 5_000;
 const forgetTimeoutMs = 4_000;
 /** containerd asks for statistics with a limit of 2 s. */
 const statsTimeoutMs = 1_500;
+/** Whoever looks for processes on the host waits five seconds for them (the stand-in). */
+const processesTimeoutMs = 4_000;
 
 export interface ContainerOptions {
   readonly id: string;
@@ -229,7 +231,7 @@ export class GuestContainer implements Container {
   }
 
   async showProcesses(): Promise<ShownProcesses> {
-    using limit = scope(undefined, statsTimeoutMs, `the processes of container "${this.id}"`);
+    using limit = scope(undefined, processesTimeoutMs, `the processes of container "${this.id}"`);
     return await this.#options.agent.showProcesses(this.id, limit.signal);
   }
 

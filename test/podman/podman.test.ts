@@ -1,10 +1,26 @@
+import { execFileSync } from "node:child_process";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { connect } from "node:net";
+import { text } from "node:stream/consumers";
 import { afterAll, beforeAll, expect, test, vi } from "vitest";
 import { testAll } from "../support/cli-level.ts";
 import { startOnPty } from "../support/cli-pty.ts";
+import { runOk } from "../support/cli-run.ts";
 import { checkLeaksAroundEachTest } from "../support/leaks.ts";
 import { buildNotifier, listenForNotifications } from "../support/notify-host.ts";
 import { busybox, createPodman, type Podman } from "../support/podman.ts";
+import { withOpenFiles } from "../support/service-manager.ts";
+
+/** Says to each client of its socket how many there are, and for whom. */
+const activatedService = `
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+int main(void) {
+  for (int client; (client = accept(3, NULL, NULL)) >= 0; close(client))
+    dprintf(client, "%s %s\\n", getenv("LISTEN_FDS"), getenv("LISTEN_PID"));
+}`;
 
 const waitFor = { timeout: 60_000, interval: 100 };
 
@@ -144,6 +160,39 @@ test("a pod's containers are in one sandbox: they share its network", async () =
   expect(published).toMatchObject({ stdout: "one\n" });
   await podman.ok(["pod", "stop", "--time", "0", "pod"]);
   expect(await state("one")).toMatchObject({ Status: "exited" });
+});
+
+testAll("with the network, the PIDs and the IPC of another container a container is in its VM", async () => {
+  await podman.ok(["run", "-d", "--name", "first", busybox, "sleep", "1000"]);
+  const shared = ["--network", "container:first", "--pid", "container:first", "--ipc", "container:first"];
+  const serve = "echo shared >/tmp/index.html; exec httpd -f -p 80 -h /tmp";
+  await podman.ok(["run", "-d", "--name", "second", ...shared, busybox, "sh", "-c", serve]);
+  const fetch = "until wget -q -O - http://127.0.0.1/; do sleep 0.2; done";
+
+  // Of a container that has its network from another one itself.
+  expect(await podman.ok(["run", "--rm", "--network", "container:second", busybox, "sh", "-c", fetch])).toBe(
+    "shared",
+  );
+  expect(await podman.ok(["exec", "second", "ps", "-o", "comm"])).toMatch(/^sleep\n[^]*httpd$/m);
+  expect(await podman.podman(["run", "--rm", "--pid", "container:first", busybox, "true"])).toMatchObject({
+    exitCode: 126,
+    stderr: expect.stringContaining("is not of its sandbox"),
+  });
+  await podman.ok(["rm", "--force", "--time", "0", "second"]);
+  expect(await podman.ok(["exec", "first", "echo", "still"])).toBe("still");
+  await podman.removeAll();
+});
+
+testAll("LISTEN_FDS: the container serves a socket of Podman's caller", async () => {
+  const [program, path] = [podman.dir.join("serve"), podman.dir.join("served.sock")];
+  writeFileSync(`${program}.c`, activatedService);
+  execFileSync("gcc", ["-static", "-O1", "-o", program, `${program}.c`]);
+  const launcher = withOpenFiles([{ kind: "unix", path }]);
+  const container = ["run", "-d", "--name", "served", "--volume", `${program}:/serve:ro`, busybox, "/serve"];
+  await runOk([...launcher, ...podman.argv(...container)]);
+
+  expect(await text(connect(path))).toBe("1 1\n");
+  await podman.removeAll();
 });
 
 testAll("a kill for want of memory is told, a restart policy is followed", async () => {

@@ -51,7 +51,7 @@ test("create, state, start, exec, ps, pause, resume, update, events, kill, delet
     rootfs: cli.dir.join("rootfs"),
     created: expect.stringMatching(/^\d{4}-\d\d-\d\dT[\d:.]+Z$/),
     annotations: { "org.example.test": "yes" },
-    owner: "root",
+    owner: "",
   });
   expect(readFileSync(output, "utf8")).toBe("");
   const again = await cli.run(["create", "--bundle", bundle, id]);

@@ -226,7 +226,7 @@ mod tests {
             format!("{TOKEN} c1 -- stdout"),
             format!("{TOKEN} c1  stdout"),
             format!("{TOKEN} c1 - stdlog"),
-            format!("{TOKEN} c1 e1 3"),
+            format!("{TOKEN} c1 e/1 3"),
             format!("{TOKEN} c1 - 0"),
             format!("{TOKEN} c1 - 3x"),
             format!("{TOKEN} ../c - 3"),
