@@ -127,10 +127,12 @@ export class StandIn {
 
   /** `list` is asked for the container's processes whenever somebody on the host looks for them. */
   showProcesses(list: () => Promise<readonly ShownFile[]>): void {
-    this.#onProcessesWanted = async () => {
+    this.#onProcessesWanted = () => {
       // Whoever looks sees none of a guest that does not answer.
-      const files = await list().catch(() => []);
-      this.#send(Buffer.concat([Buffer.from("p"), ...files.map(encodeFile)]));
+      const listed = list().catch(() => []);
+      void listed.then((files) => {
+        this.#send(Buffer.concat([Buffer.from("p"), ...files.map(encodeFile)]));
+      });
     };
   }
 
