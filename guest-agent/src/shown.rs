@@ -10,9 +10,9 @@ const PROCESS_LIMIT: usize = 1024;
 const COMMAND_LINE_LIMIT: u64 = 4096;
 /// Lines of `status` that say something of a process, not of what the kernel is built with.
 const STATUS_LINES: [&str; 28] = [
-    "Name", "Umask", "State", "Ngid", "Uid", "Gid", "FDSize", "Groups", "VmPeak", "VmSize", "VmLck", "VmHWM", "VmRSS", "VmData",
-    "VmStk", "VmExe", "VmLib", "Threads", "SigPnd", "ShdPnd", "SigBlk", "SigIgn", "SigCgt", "CapInh", "CapPrm", "CapEff",
-    "CapBnd", "CapAmb",
+    "Name", "Umask", "State", "Ngid", "Uid", "Gid", "FDSize", "Groups", "VmPeak", "VmSize", "VmLck", "VmHWM", "VmRSS",
+    "VmData", "VmStk", "VmExe", "VmLib", "Threads", "SigPnd", "ShdPnd", "SigBlk", "SigIgn", "SigCgt", "CapInh",
+    "CapPrm", "CapEff", "CapBnd", "CapAmb",
 ];
 
 /// Reads those of them that are still there.
@@ -98,11 +98,7 @@ fn inner_status(status: &str, pid: u32, parent: u32) -> String {
         line.split_once(':')
             .is_some_and(|(name, _)| STATUS_LINES.contains(&name))
     };
-    let mut text: String = status
-        .lines()
-        .filter(is_wanted)
-        .flat_map(|line| [line, "\n"])
-        .collect();
+    let mut text: String = status.lines().filter(is_wanted).flat_map(|line| [line, "\n"]).collect();
     for (name, id) in [("Tgid", pid), ("Pid", pid), ("PPid", parent), ("NSpid", pid)] {
         text.push_str(&format!("{name}:\t{id}\n"));
     }

@@ -106,10 +106,7 @@ impl Container {
             return self.descriptors.connect(number).await;
         }
         let descriptors = self.with_process(exec_id, |process| Ok(Arc::clone(&process.descriptors)));
-        descriptors
-            .map_err(|error| error.to_string())?
-            .connect(number)
-            .await
+        descriptors.map_err(|error| error.to_string())?.connect(number).await
     }
 
     /// Registers an exec; nothing runs yet.
@@ -161,7 +158,9 @@ impl Container {
                 "Cannot create {what}: the container has {EXEC_LIMIT} of {EXEC_LIMIT}"
             )));
         }
-        inner.execs.insert(exec_id, Process::registered(program, stdio, descriptors)?);
+        inner
+            .execs
+            .insert(exec_id, Process::registered(program, stdio, descriptors)?);
         Ok(())
     }
 

@@ -71,7 +71,9 @@ fn main() -> ExitCode {
     let answer = entered.as_ref().err().map_or(&b"\0"[..], String::as_bytes);
     let answered = socket.write_all(answer);
     match entered {
-        Ok(processes) if answered.is_ok() => exit(i32::from(serve(&mut socket, &signals, processes))),
+        Ok(processes) if answered.is_ok() => {
+            exit(i32::from(serve(&mut socket, &signals, processes)))
+        }
         _ => ExitCode::FAILURE,
     }
 }
@@ -141,7 +143,11 @@ fn serve(socket: &mut UnixStream, signals: &SignalFd, mut processes: Option<Proc
         if poll(&mut polled, wait).is_err() {
             continue;
         }
-        let is_ready = |index: usize| polled.get(index).is_some_and(|one| one.any() != Some(false));
+        let is_ready = |index: usize| {
+            polled
+                .get(index)
+                .is_some_and(|one| one.any() != Some(false))
+        };
         let [has_frame, is_watched] = [is_ready(0), is_ready(2)];
         while let Ok(Some(received)) = signals.read_signal() {
             // Fails when the other side is gone, which the next read shows.

@@ -111,7 +111,12 @@ impl Processes {
             let _ = unlinkat(&self.directory, name, UnlinkatFlags::NoRemoveDir);
         }
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
-        let file = openat(&self.directory, name, flags, Mode::from_bits_truncate(0o444))?;
+        let file = openat(
+            &self.directory,
+            name,
+            flags,
+            Mode::from_bits_truncate(0o444),
+        )?;
         File::from(file)
             .write_all(content)
             .map_err(|_| nix::errno::Errno::EIO)
@@ -120,7 +125,11 @@ impl Processes {
     /// The directory of a process, with what is the same in all.
     fn make(&self, process: &str) -> nix::Result<()> {
         let mode = Mode::from_bits_truncate(0o755);
-        for name in [process, &format!("{process}/attr"), &format!("{process}/ns")] {
+        for name in [
+            process,
+            &format!("{process}/attr"),
+            &format!("{process}/ns"),
+        ] {
             mkdirat(&self.directory, name, mode)?;
         }
         symlinkat(
@@ -161,18 +170,25 @@ fn next_file(files: &[u8]) -> Option<(&str, &[u8], &[u8])> {
     let (length, rest) = files[end + 1..].split_first_chunk::<4>()?;
     let (content, rest) =
         rest.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)?;
-    let is_plain = |part: &str| {
-        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric())
-    };
+    let is_plain =
+        |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric());
     let is_known = name.split('/').all(is_plain) && content.len() <= FILE_LIMIT;
     is_known.then_some((name, content, rest))
 }
 
 fn remove(directory: &OwnedFd, process: &str) {
     for name in ["stat", "status", "cmdline", "attr/current", "ns/pid"] {
-        let _ = unlinkat(directory, format!("{process}/{name}").as_str(), UnlinkatFlags::NoRemoveDir);
+        let _ = unlinkat(
+            directory,
+            format!("{process}/{name}").as_str(),
+            UnlinkatFlags::NoRemoveDir,
+        );
     }
-    for name in [&format!("{process}/attr"), &format!("{process}/ns"), process] {
+    for name in [
+        &format!("{process}/attr"),
+        &format!("{process}/ns"),
+        process,
+    ] {
         let _ = unlinkat(directory, name, UnlinkatFlags::RemoveDir);
     }
 }

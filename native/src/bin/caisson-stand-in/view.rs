@@ -88,7 +88,12 @@ fn show(
     let place = open_place()?;
     if mode == Path::new("hidden") {
         // What is written there would never reach the guest.
-        return mount_at(&place, Path::new("tmpfs"), MsFlags::MS_RDONLY, "nr_inodes=2");
+        return mount_at(
+            &place,
+            Path::new("tmpfs"),
+            MsFlags::MS_RDONLY,
+            "nr_inodes=2",
+        );
     }
     mount_at(&place, source, MsFlags::MS_BIND | MsFlags::MS_REC, "")?;
     if mode == Path::new("ro") {
