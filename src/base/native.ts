@@ -46,6 +46,14 @@ export interface Native {
   moveMount(tree: number, target: string, namespace?: number): void;
   /** Detaches the mount at `path` with all that is mounted below it; symbolic links are not followed. */
   detachMount(path: string, namespace?: number): void;
+  /**
+   * A folder for device nodes that is mounted nowhere, and gone with the last process that has it. The descriptor is
+   * close-on-exec and the caller's.
+   */
+  openDeviceFolder(): number;
+  /** Makes a block device's node in such a folder, with exactly this mode. */
+  makeBlockDevice(folder: number, device: BlockDeviceNode): void;
+  removeBlockDevice(folder: number, name: string): void;
   /** A user namespace with these maps (user_namespaces(7)) and no process in it. The descriptor is the caller's. */
   createUserNamespace(uidMap: string, gidMap: string): number;
   /** Makes a FIFO (mkfifo(3)); `mode` is subject to the umask. */
@@ -124,6 +132,15 @@ export interface DescriptorFacts {
   readonly port: number;
   /** How it was opened. */
   readonly access: "r" | "w" | "rw";
+}
+
+export interface BlockDeviceNode {
+  readonly name: string;
+  readonly major: number;
+  readonly minor: number;
+  readonly uid: number;
+  readonly gid: number;
+  readonly mode: number;
 }
 
 /** A change of mounts (mount_setattr(2)). What is not said stays. */

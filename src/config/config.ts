@@ -11,7 +11,7 @@ export interface Config {
   /** `kvm` fails clearly where KVM does not work. TCG is for development and tests: it is no security boundary. */
   readonly accel: AcceleratorSetting;
   readonly hypervisor: HypervisorName;
-  /** Of QEMU; Cloud Hypervisor has one machine. */
+  /** Of QEMU. Cloud Hypervisor has one machine, to which "q35" adds what a VM grows with. */
   readonly machine: MachineType;
   readonly vsock: VsockSetting;
   /** Guest memory when the spec sets no limit. 64 to 1048576. */

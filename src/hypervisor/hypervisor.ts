@@ -50,7 +50,7 @@ export interface RunningVm extends AsyncDisposable {
   plug(device: HotplugDevice): Promise<void>;
   /**
    * Takes a device away that was plugged, by its id. What is behind it on the host is released also when the guest does not
-   * let go of the device, which then fails all that the guest does with it.
+   * let go of the device, which then fails all that the guest does with it (Cloud Hypervisor keeps it open until the guest lets go).
    *
    * @throws deadline_exceeded  the guest keeps the device, and its slot
    * @throws not_found          there is none of this id

@@ -112,10 +112,7 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
   // Before anything is made: what is missing or does not fit is said at once.
   const guest = findGuestFiles(config);
   const size = sizeOf(request.spec, config, thisHost());
-  const growth =
-    config.machine === "q35" && guest.acpi && config.hypervisor === "qemu"
-      ? growthOf(size, config, thisHost())
-      : undefined;
+  const growth = config.machine === "q35" && guest.acpi ? growthOf(size, config, thisHost()) : undefined;
   cgroupPlaceOf(request.spec, config);
   const volumes = await findBlockVolumes(request.blockDevices);
   const hostDevices = await findHostDevices(request.vfioGroups ?? []);

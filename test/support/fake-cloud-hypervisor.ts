@@ -15,6 +15,22 @@ export const fakeCloudHypervisor = {
   syswrite($monitor, qq({\\n  "source": "vm",\\n  "event": "rebooting"\\n}\\n\\n));
   next;
 }`,
+  /** Opens disks, takes all memory that it is offered, and lets go of devices at once. */
+  grows: `
+if ($endpoint eq "vm.create") { ($memory) = $text =~ /"size":(\\d+)/; }
+if ($endpoint eq "vm.resize") { $memory = $1 if $text =~ /"desired_ram":(\\d+)/; }
+if ($endpoint eq "vm.info") { answer($c, "200 OK", qq({"memory_actual_size": $memory})); next; }
+if ($endpoint eq "vm.add-disk") {
+  my ($path) = $text =~ /"path":"([^"]+)"/;
+  open(my $disk, "<", $path) or do { answer($c, "500 Error", "open $path: $!"); next; };
+  record("disks", scalar <$disk>);
+}
+if ($endpoint eq "vm.remove-device") {
+  my ($id) = $text =~ /"id":"([^"]+)"/;
+  syswrite($monitor, qq({"source": "vm", "event": "device-removed", "properties": {"id": "$id"}}\\n\\n));
+}`,
+  /** Takes nothing of the memory that it is offered, and keeps its devices. */
+  keeps: 'if ($endpoint eq "vm.info") { answer($c, "200 OK", qq({"memory_actual_size": 67108864})); next; }',
 };
 
 /**
@@ -54,7 +70,7 @@ open(my $monitor, ">&=", 4) or die "no monitor";
 while (accept(my $c, $api)) {
   my $request = "";
   while ($request !~ /\\r\\n\\r\\n/) { sysread($c, $request, 65536, length $request) or last; }
-  my ($endpoint) = $request =~ m{^PUT /api/v1/(\\S+)};
+  my ($endpoint) = $request =~ m{^(?:PUT|GET) /api/v1/(\\S+)};
   my ($length) = $request =~ /Content-Length: (\\d+)/;
   my $start = index($request, "\\r\\n\\r\\n") + 4;
   while (length($request) - $start < $length) { sysread($c, $request, 65536, length $request) or last; }

@@ -3,7 +3,15 @@
  * and the cache lie in it at the same paths as outside; what is written there is forgotten with it.
  */
 import { randomBytes } from "node:crypto";
-import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { homedir, tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { createInterface } from "node:readline";
@@ -23,13 +31,20 @@ const qemuPath = "/usr/bin/qemu-system-x86_64";
 /** The disk is read once; a laboratory on a busy machine takes a minute. */
 const bootTimeoutMs = 300_000;
 const memoryMiB = 4096;
+/** In the directory of the lab. */
+const spareFile = "spare.img";
 
 export interface LabOptions {
   /** Folder with disk.ext4 and vmlinux, which scripts/lab-image prints. */
   readonly image: string;
   /** Gives the console to whoever runs this, with a shell on it. */
   readonly isInteractive?: boolean;
+  /** With an IOMMU, and a spare disk behind it (`spareDisk`). */
+  readonly hasIommu?: boolean;
 }
+
+/** A PCI device of a lab with an IOMMU that nobody needs. */
+export const spareDisk = { address: "0000:00:10.0", serial: "spare", text: "spare disk\n", sectors: 2048 };
 
 export interface LabResult {
   readonly exitCode: number;
@@ -65,6 +80,10 @@ export async function bootLab(options: LabOptions): Promise<Lab> {
       user: { uid: 0, gid: 0 },
     });
     cleanup.defer(`share ${tag}`, () => share.stop(0));
+  }
+  if (options.hasIommu === true) {
+    writeFileSync(join(directory, spareFile), spareDisk.text);
+    truncateSync(join(directory, spareFile), spareDisk.sectors * 512);
   }
   const console = new TextRing(64 * 1024);
   const { tscKhz } = await readHostCpu();
@@ -102,12 +121,17 @@ export async function bootLab(options: LabOptions): Promise<Lab> {
 }
 
 /** QEMU's arguments. Its serial ports: the console, and the control line of lab/init. */
-function planLab({ image, isInteractive = false }: LabOptions, tscKhz: number | undefined): string[] {
+function planLab(
+  { image, isInteractive = false, hasIommu = false }: LabOptions,
+  tscKhz: number | undefined,
+): string[] {
   const commandLine = [
     "console=ttyS0 panic=-1 quiet no_timer_check",
     ...(tscKhz === undefined ? [] : [`tsc_early_khz=${tscKhz} tsc=reliable`]),
     `lab.root=${root} lab.cache=${cache}`,
     ...(isInteractive ? ["lab.shell"] : []),
+    // The lab's own devices go past it.
+    ...(hasIommu ? ["intel_iommu=on iommu=pt"] : []),
   ].join(" ");
   const serial = isInteractive
     ? "-serial mon:stdio"
@@ -119,6 +143,8 @@ function planLab({ image, isInteractive = false }: LabOptions, tscKhz: number | 
     // One processor: with two that run at once nested guests hang now and then.
     `-accel tcg -cpu max,+svm -smp 1 -m ${memoryMiB}`,
     `-object memory-backend-memfd,id=mem,size=${memoryMiB}M,share=on`,
+    // Before the devices that it is for.
+    ...(hasIommu ? [iommu] : []),
     "-object rng-builtin,id=rng -device virtio-rng-pci,rng=rng",
     share("tree"),
     share("cache"),
@@ -133,6 +159,13 @@ function planLab({ image, isInteractive = false }: LabOptions, tscKhz: number | 
   ].flat();
   return [...machine, ...files];
 }
+
+/** VFIO wants interrupts to be remapped, too. */
+const iommu = [
+  "-device intel-iommu,intremap=on,caching-mode=on",
+  `-drive file=${spareFile},format=raw,if=none,id=spare`,
+  `-device virtio-blk-pci,drive=spare,serial=${spareDisk.serial},addr=${spareDisk.address.slice(-4)},iommu_platform=on,disable-legacy=on`,
+].join(" ");
 
 /** The control line of lab/init: `run NAME` is answered by `done NAME STATUS`. */
 class Commands {

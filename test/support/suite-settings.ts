@@ -5,7 +5,7 @@ export const suiteSettings = process.env["CAISSON_TEST_SETTINGS"] ?? 'accel = "a
 export const usesQemu = !/^hypervisor = "cloud-hypervisor"$/m.test(suiteSettings);
 
 /** Whether their VMs take devices while they run. */
-export const usesQ35 = usesQemu && /^machine = "q35"$/m.test(suiteSettings);
+export const usesQ35 = /^machine = "q35"$/m.test(suiteSettings);
 
 /** The program of a VM, at the begin of its file's name; the kernel cuts the name of a process to 15 characters. */
 export const vmmProgram = usesQemu ? "qemu-system-" : "cloud-hyperviso";

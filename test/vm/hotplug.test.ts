@@ -1,11 +1,10 @@
 import { readFileSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { attachLoop, type Loop, withDevices } from "../support/loops.ts";
-import { usesQemu } from "../support/suite-settings.ts";
 import { createPod, type Pod, type PodContainer } from "../support/model-pod.ts";
 
 const mebibyte = 1024 ** 2;
-describe.skipIf(!usesQemu)("a sandbox on q35", () => {
+describe("a sandbox on q35", () => {
   let pod: Pod;
   let first: PodContainer;
   let loop: Loop;

@@ -2,7 +2,6 @@ import { execFileSync } from "node:child_process";
 import { expect, test } from "vitest";
 import { checkLeaksAroundEachTest } from "../support/leaks.ts";
 import { type ModelContainerResult, runModelContainer } from "../support/model-container.ts";
-import { usesQemu } from "../support/suite-settings.ts";
 import { makeOutsideNetwork, type OutsideNetwork, plugHook } from "../support/outside-network.ts";
 
 const name = `caisson-out-${process.pid}`;
@@ -53,7 +52,7 @@ function plugBoth(outside: OutsideNetwork, pid: number): void {
   run(...inside, "link", "set", "eth1", "up");
 }
 
-test.skipIf(!usesQemu)("several links between Create and Start are plugged into q35", async () => {
+test("several links between Create and Start are plugged into q35", async () => {
   using outside = makeOutsideNetwork(name);
   const second = "ip -o -4 addr show dev eth1; ping -c 1 -w 20 10.92.0.1";
 

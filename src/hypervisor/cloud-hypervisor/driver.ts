@@ -13,9 +13,11 @@ import { inspectKvmDevice } from "../accelerator.ts";
 import { type BootOptions, type Hypervisor, type RunningVm, vsockSocketName } from "../hypervisor.ts";
 import { openVmFile } from "../open-file.ts";
 import { openProgram } from "../program.ts";
-import { fixedVm, ownRunningVm, processName } from "../running-vm.ts";
+import { fixedVm, ownRunningVm, processName, type RunningVmParts } from "../running-vm.ts";
 import type { VmConfig } from "../vm-config.ts";
-import { EventReader } from "./events.ts";
+import { type DeviceFolder, openDeviceFolder } from "./device-folder.ts";
+import { EventReader, type MonitorEvent } from "./events.ts";
+import { Hotplug } from "./hotplug.ts";
 import {
   apiSocketName,
   type CloudHypervisorPlan,
@@ -23,6 +25,7 @@ import {
   neededLandlock,
   planCloudHypervisor,
 } from "./plan.ts";
+import { Resize } from "./resize.ts";
 import { addNet, type Api, bootVm, createVm } from "./rest.ts";
 
 export interface CloudHypervisorOptions {
@@ -33,6 +36,8 @@ export interface CloudHypervisorOptions {
 
 /** From the start of the process to a guest that runs. */
 const startTimeoutMs = 30_000;
+/** Of a request to one that runs. Takes some milliseconds. */
+const callTimeoutMs = 20_000;
 /** How long the end of a process, whose connection has ended already, may take to be noticed. */
 const exitNoticeMs = 2_000;
 const consoleLimitBytes = 64 * 1024;
@@ -68,14 +73,17 @@ async function boot(
   await removeSockets();
   cleanup.defer("sockets of the VMM", removeSockets);
 
-  const daemon = await start(driver, config, plan, `${directory.path}/${apiSocketName}`);
+  const folder = openDeviceFolder(config.user);
+  cleanup.defer("device folder", () => folder[Symbol.dispose]());
+  const daemon = await start(driver, config, { plan, folder, apiPath: `${directory.path}/${apiSocketName}` });
   cleanup.defer(name, () => daemon.stop(0));
   options.onProcess(processName(daemon), daemon.identity);
-  const shutdown = watchEvents(daemon);
+  const hotplug = new Hotplug({ sandboxId: config.sandboxId, folder, call: caller(config) });
+  const shutdown = watchEvents(daemon, (event) => hotplug.onEvent(event));
   const guestConsole = new TextRing(consoleLimitBytes);
   try {
     const api = { path: `${directory.path}/${apiSocketName}`, signal: limit.signal };
-    await describeAndBoot(api, plan, () => {
+    await describeAndBoot(api, plan, folder, () => {
       const socket = readConsole(`${directory.path}/${consoleSocketName}`, guestConsole);
       cleanup.defer("console", () => socket.destroy());
     });
@@ -87,11 +95,32 @@ async function boot(
     helpers: [],
     consoleTail: () => guestConsole.toString(),
     shutdownReason: shutdown,
-    changes: fixedVm(
-      'with Cloud Hypervisor it keeps what it boots with; QEMU\'s machine type "q35" can grow',
-    ),
+    changes: changesOf(config, hotplug),
     owned: cleanup.move(),
   });
+}
+
+function changesOf(config: VmConfig, hotplug: Hotplug): RunningVmParts["changes"] {
+  if (config.growth === undefined) {
+    return fixedVm(
+      `with the machine "${config.machine}" it keeps what it boots with; "q35" with a kernel that has ACPI can grow`,
+    );
+  }
+  const size = new Resize({ config, call: caller(config) });
+  return {
+    plug: (device) => hotplug.plug(device),
+    unplug: (id) => hotplug.unplug(id),
+    resize: (wanted) => size.resize(wanted),
+  };
+}
+
+/** Runs requests of the API of a VM, each within a limit of its own. */
+function caller({ sandboxId, directory }: VmConfig): <T>(work: (api: Api) => Promise<T>) => Promise<T> {
+  return async (work) => {
+    using limit = scope(undefined, callTimeoutMs, `a request to ${name} of sandbox "${sandboxId}"`);
+    using shortDirectory = openShortPath(directory);
+    return await work({ path: `${shortDirectory.path}/${apiSocketName}`, signal: limit.signal });
+  };
 }
 
 function hasLandlock({ warn }: CloudHypervisorOptions): boolean {
@@ -103,12 +132,17 @@ function hasLandlock({ warn }: CloudHypervisorOptions): boolean {
   return false;
 }
 
+interface StartOptions {
+  readonly plan: CloudHypervisorPlan;
+  readonly folder: DeviceFolder;
+  readonly apiPath: string;
+}
+
 /** Starts the process, whose API listens already when this returns. */
 async function start(
   { cloudHypervisorPath }: CloudHypervisorOptions,
   config: VmConfig,
-  plan: CloudHypervisorPlan,
-  apiPath: string,
+  { plan, folder, apiPath }: StartOptions,
 ): Promise<Daemon> {
   const advice = "install it or set cloud_hypervisor_path";
   await using program = await openProgram(name, cloudHypervisorPath, advice);
@@ -116,7 +150,8 @@ async function start(
   const listener = loadNative().listenUnix(apiPath);
   inherited.defer("API socket", () => closeSync(listener));
   const fds: ("socket" | number)[] = [listener, "socket"];
-  for (const file of plan.files) fds.push(await openVmFile(file, inherited));
+  for (const file of plan.inherited)
+    fds.push(file.tag === "device folder" ? folder.fd : await openVmFile(file, inherited));
   const kvm = await inspectKvmDevice();
   return await startDaemon({
     name,
@@ -132,11 +167,18 @@ async function start(
   });
 }
 
-async function describeAndBoot(api: Api, plan: CloudHypervisorPlan, onCreated: () => void): Promise<void> {
+async function describeAndBoot(
+  api: Api,
+  plan: CloudHypervisorPlan,
+  folder: DeviceFolder,
+  onCreated: () => void,
+): Promise<void> {
+  for (const disk of plan.blockDevices) await folder.add(disk);
   await createVm(api, plan.vm);
   onCreated();
   for (const { body, tapFd } of plan.nets) await addNet(api, body, tapFd);
   await bootVm(api);
+  for (const disk of plan.blockDevices) folder.remove(disk);
 }
 
 /** Reads on for ever: a guest whose console is full would wait. */
@@ -150,13 +192,15 @@ function readConsole(path: string, ring: TextRing): Socket {
 }
 
 /** Ends the VMM when its guest reboots: a VM boots once. Returns what the guest did to end it. */
-function watchEvents(daemon: Daemon): () => string | undefined {
+function watchEvents(daemon: Daemon, onEvent: (event: MonitorEvent) => void): () => string | undefined {
   let reason: string | undefined;
   const monitor: Duplex | undefined = daemon.sockets[0];
   const events = new EventReader();
   monitor?.on("error", () => {});
   monitor?.on("data", (chunk: Buffer) => {
-    for (const { source, event } of events.push(chunk.toString("latin1"))) {
+    for (const entry of events.push(chunk.toString("latin1"))) {
+      const { source, event } = entry;
+      onEvent(entry);
       if (source === "vm" && event === "rebooting") {
         reason ??= "the guest reset";
         daemon.kill("SIGKILL");

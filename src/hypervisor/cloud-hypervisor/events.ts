@@ -4,6 +4,8 @@ export interface MonitorEvent {
   readonly source: string;
   /** "booted", "rebooting", "shutdown", … */
   readonly event: string;
+  /** The device that it is about. */
+  readonly id?: string;
 }
 
 /** Longer than any event; what is longer is thrown away. */
@@ -23,8 +25,12 @@ export class EventReader {
 
 function parseEvent(text: string): MonitorEvent | undefined {
   try {
-    const { source, event } = JSON.parse(text) as Partial<MonitorEvent>;
-    return typeof source === "string" && typeof event === "string" ? { source, event } : undefined;
+    const { source, event, properties } = JSON.parse(text) as Partial<MonitorEvent> & {
+      properties?: { id?: unknown } | null;
+    };
+    if (typeof source !== "string" || typeof event !== "string") return undefined;
+    const id = properties?.id;
+    return { source, event, ...(typeof id === "string" && { id }) };
   } catch {
     return undefined;
   }

@@ -7,7 +7,7 @@ import { type Code, RuntimeError } from "../../base/errors.ts";
 import { foreignText } from "../../base/log.ts";
 import { loadNative } from "../../base/native.ts";
 import { abortable } from "../../base/scope.ts";
-import type { NetBody, VmBody } from "./plan.ts";
+import type { DiskBody, NetBody, VmBody } from "./plan.ts";
 
 /** Far more than any answer to what we ask; Cloud Hypervisor may be in the hands of its guest. */
 const maxAnswerBytes = 256 * 1024;
@@ -23,7 +23,7 @@ export async function createVm(api: Api, vm: VmBody): Promise<void> {
   await put(api, "vm.create", vm);
 }
 
-/** Adds a network device to a VM that is not booted. It keeps a duplicate of `tapFd`. */
+/** Adds a network device to a VM, booted or not. It keeps a duplicate of `tapFd`. */
 export async function addNet(api: Api, net: NetBody, tapFd: number): Promise<void> {
   await put(api, "vm.add-net", net, tapFd);
 }
@@ -33,14 +33,59 @@ export async function bootVm(api: Api): Promise<void> {
   await put(api, "vm.boot");
 }
 
+/** Adds a disk to a VM that runs. It has it open when this returns. */
+export async function addDisk(api: Api, disk: DiskBody): Promise<void> {
+  await put(api, "vm.add-disk", disk);
+}
+
+/** Asks the guest to let go of a device, which an event tells ("device-removed"). */
+export async function removeDevice(api: Api, device: RemoveDeviceBody): Promise<void> {
+  await put(api, "vm.remove-device", device);
+}
+
+/** What is left out stays. The guest takes memory when it likes to: `readMemoryBytes`. */
+export async function resizeVm(api: Api, size: ResizeBody): Promise<void> {
+  await put(api, "vm.resize", size);
+}
+
+/** The memory that the guest has, with what it has taken of that which it was offered. */
+export async function readMemoryBytes(api: Api): Promise<number> {
+  const { memory_actual_size: bytes } = JSON.parse(await request(api, "GET", "vm.info")) as {
+    memory_actual_size?: unknown;
+  };
+  if (typeof bytes === "number") return bytes;
+  throw new RuntimeError("internal", "Cannot vm.info of Cloud Hypervisor: it does not tell its memory");
+}
+
+export interface RemoveDeviceBody {
+  readonly id: string;
+}
+
+export interface ResizeBody {
+  readonly desired_vcpus?: number;
+  readonly desired_ram?: number;
+}
+
+async function put(api: Api, endpoint: string, body?: object, fd?: number): Promise<void> {
+  await request(api, "PUT", endpoint, body, fd);
+}
+
 /**
+ * Returns the body of the answer.
+ *
  * @throws invalid_argument, not_found, internal  its answer, with its words
  * @throws unavailable                            the connection ended
  */
-async function put(api: Api, endpoint: string, body?: object, fd?: number): Promise<void> {
+async function request(
+  api: Api,
+  method: "GET" | "PUT",
+  endpoint: string,
+  body?: object,
+  fd?: number,
+): Promise<string> {
   const text = body === undefined ? "" : JSON.stringify(body);
-  const request = [
-    `PUT /api/v1/${endpoint} HTTP/1.1`,
+  const message = [
+    `${method} /api/v1/${endpoint} HTTP/1.1`,
     "Host: localhost",
     "Accept: */*",
     ...(text === "" ? [] : ["Content-Type: application/json"]),
@@ -48,11 +93,11 @@ async function put(api: Api, endpoint: string, body?: object, fd?: number): Prom
     "",
     text,
   ].join("\r\n");
-  const socket = fd === undefined ? connect(api.path) : openWith(api.path, fd, request);
-  if (fd === undefined) socket.write(request);
+  const socket = fd === undefined ? connect(api.path) : openWith(api.path, fd, message);
+  if (fd === undefined) socket.write(message);
   try {
     const { status, words } = await abortable(readAnswer(socket, endpoint), api.signal);
-    if (status >= 200 && status < 300) return;
+    if (status >= 200 && status < 300) return words;
     throw new RuntimeError(
       codeOfStatus(status),
       `Cannot ${endpoint} of Cloud Hypervisor: it answered ${status}: ${foreignText(words, 1000)}`,
@@ -62,8 +107,8 @@ async function put(api: Api, endpoint: string, body?: object, fd?: number): Prom
   }
 }
 
-function openWith(path: string, fd: number, request: string): Socket {
-  return new Socket({ fd: loadNative().openWithFd(path, fd, request), readable: true, writable: true });
+function openWith(path: string, fd: number, message: string): Socket {
+  return new Socket({ fd: loadNative().openWithFd(path, fd, message), readable: true, writable: true });
 }
 
 function codeOfStatus(status: number): Code {

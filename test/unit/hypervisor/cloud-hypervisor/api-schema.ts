@@ -24,13 +24,17 @@ export const schemas: Readonly<Record<string, Schema>> = {
       console: { object: "ConsoleConfig" },
       vsock: { object: "VsockConfig" },
       landlock_enable: "boolean",
+      landlock_rules: { list: "LandlockConfig" },
     },
   },
   CpusConfig: {
     required: ["boot_vcpus", "max_vcpus"],
     properties: { boot_vcpus: "integer", max_vcpus: "integer", nested: "boolean" },
   },
-  MemoryConfig: { required: ["size"], properties: { size: "integer", shared: "boolean" } },
+  MemoryConfig: {
+    required: ["size"],
+    properties: { size: "integer", shared: "boolean", hotplug_method: "string", hotplug_size: "integer" },
+  },
   PayloadConfig: { required: [], properties: { kernel: "string", cmdline: "string", initramfs: "string" } },
   DiskConfig: {
     required: [],
@@ -50,6 +54,9 @@ export const schemas: Readonly<Record<string, Schema>> = {
     required: [],
     properties: { id: "string", mac: "string", num_queues: "integer", queue_size: "integer" },
   },
+  LandlockConfig: { required: ["path", "access"], properties: { path: "string", access: "string" } },
+  VmResize: { required: [], properties: { desired_vcpus: "integer", desired_ram: "integer" } },
+  VmRemoveDevice: { required: [], properties: { id: "string" } },
   RngConfig: { required: ["src"], properties: { src: "string" } },
   SerialConfig: { required: ["mode"], properties: { mode: "string", socket: "string" } },
   ConsoleConfig: { required: ["mode"], properties: { mode: "string" } },

@@ -26,12 +26,13 @@ const base: VmConfig = {
 test("planCloudHypervisor(): the whole of what it is told", () => {
   expect(planCloudHypervisor(base, { landlock: true })).toEqual({
     args: ["--api-socket", "fd=3", "--event-monitor", "fd=4", "--seccomp", "true"],
-    files: [
-      { path: "/guest/vmlinux", access: "read" },
-      { path: "/guest/initrd", access: "read" },
-      { path: "/guest/image.erofs", access: "read" },
-      { path: "/data/scratch.img", access: "read-write" },
+    inherited: [
+      { tag: "file", path: "/guest/vmlinux", access: "read" },
+      { tag: "file", path: "/guest/initrd", access: "read" },
+      { tag: "file", path: "/guest/image.erofs", access: "read" },
+      { tag: "file", path: "/data/scratch.img", access: "read-write" },
     ],
+    blockDevices: [],
     vm: {
       cpus: { boot_vcpus: 2, max_vcpus: 2, nested: false },
       memory: { size: 268_435_456, shared: true },
@@ -60,12 +61,49 @@ test("planCloudHypervisor(): the whole of what it is told", () => {
 test.each<{ name: string; changes: Partial<VmConfig> }>([
   { name: "everything", changes: {} },
   { name: "no share, no network card", changes: { shares: [], nics: [] } },
+  { name: "room to grow", changes: { growth: { maxVcpus: 4, maxMemoryMiB: 1024 } } },
   { name: "no initrd", changes: { kernel: { path: "/k", commandLine: "", acpi: true } } },
 ])("the requests for a VM with $name are as the API's description says", ({ changes }) => {
-  const { vm, nets } = planCloudHypervisor({ ...base, ...changes }, { landlock: false });
+  const { vm, nets } = planCloudHypervisor({ ...base, ...changes }, { landlock: true });
 
   expect(violations(vm, "VmConfig")).toEqual([]);
   expect(nets.flatMap(({ body }) => violations(body, "NetConfig"))).toEqual([]);
+});
+
+test("planCloudHypervisor(): block devices are nodes in a folder that it inherits first", () => {
+  const device = { id: "volume-0", path: "/dev/loop0", readOnly: true, isBlockDevice: true };
+  const [image] = base.disks;
+  const { inherited, blockDevices, vm } = planCloudHypervisor(
+    { ...base, disks: image === undefined ? [device] : [image, device] },
+    { landlock: true },
+  );
+
+  expect(inherited.map((file) => (file.tag === "file" ? file.path : file.tag))).toEqual([
+    "device folder",
+    "/guest/vmlinux",
+    "/guest/initrd",
+    "/guest/image.erofs",
+  ]);
+  expect(blockDevices).toEqual([device]);
+  expect(vm.disks.map(({ path }) => path)).toEqual(["/proc/self/fd/8", "/proc/self/fd/5/volume-0"]);
+  expect(vm.landlock_rules).toEqual([{ path: "/proc/self/fd/5", access: "rw" }]);
+});
+
+test("planCloudHypervisor(): a VM that grows has room for vCPUs, memory in steps of 128 MiB, and block devices", () => {
+  const { inherited, vm } = planCloudHypervisor(
+    { ...base, growth: { maxVcpus: 4, maxMemoryMiB: 1000 } },
+    { landlock: false },
+  );
+
+  expect(vm.cpus).toEqual({ boot_vcpus: 2, max_vcpus: 4, nested: false });
+  expect(vm.memory).toEqual({
+    size: 256 * 1024 ** 2,
+    shared: true,
+    hotplug_method: "VirtioMem",
+    hotplug_size: 640 * 1024 ** 2,
+  });
+  expect(inherited[0]).toEqual({ tag: "device folder" });
+  expect(vm).not.toHaveProperty("landlock_rules");
 });
 
 test("the check of the requests finds what is wrong in one", () => {
@@ -84,11 +122,6 @@ test.each<{ name: string; changes: Partial<VmConfig>; fact: string }>([
     name: "another vsock",
     changes: { vsock: { tag: "vhost-device-vsock" } },
     fact: "serves the vsock itself",
-  },
-  {
-    name: "a block device",
-    changes: { disks: [{ id: "block0", path: "/dev/loop0", readOnly: true, isBlockDevice: true }] },
-    fact: "may not open block devices",
   },
   { name: "no vCPU", changes: { vcpus: 0 }, fact: "it has 0 vCPUs" },
 ])("planCloudHypervisor() refuses $name", ({ changes, fact }) => {
@@ -115,9 +148,11 @@ test("EventReader cuts events that come in pieces, and leaves out what is none",
   const reader = new EventReader();
 
   expect(reader.push('{\n "source": "vm",\n "event": "boo')).toEqual([]);
-  expect(reader.push('ted"\n}\n\nnot json\n\n{"source": "vmm", "event": "shutdown"}\n\n')).toEqual([
+  const removed =
+    '{"source": "vm", "event": "device-removed", "properties": {"id": "disk-a", "bdf": "0000:00:05.0"}}';
+  expect(reader.push(`ted"\n}\n\nnot json\n\n${removed}\n\n`)).toEqual([
     { source: "vm", event: "booted" },
-    { source: "vmm", event: "shutdown" },
+    { source: "vm", event: "device-removed", id: "disk-a" },
   ]);
   expect(reader.push("x".repeat(20_000))).toEqual([]);
   expect(reader.push('\n\n{"source": "vm", "event": "shutdown"}\n\n')).toHaveLength(1);

@@ -1,0 +1,42 @@
+/** A reporter for vitest in the lab: a line of JSON for each test that has ended, so that a run that is ended early tells what it has seen. */
+import { appendFileSync } from "node:fs";
+import type { Reporter, TestCase, TestModule } from "vitest/node";
+
+export interface TestLine {
+  /** Below `test/`. */
+  readonly file: string;
+  /** Empty: the file did not get to its tests. */
+  readonly test: string;
+  readonly state: "passed" | "failed" | "skipped";
+  readonly seconds: number;
+  readonly error?: string;
+}
+
+const report = process.env["CAISSON_LAB_REPORT"] ?? "";
+
+export default class LineReporter implements Reporter {
+  onTestCaseResult(test: TestCase): void {
+    const { state, errors } = test.result();
+    if (state === "pending") return;
+    const seconds = Math.round((test.diagnostic()?.duration ?? 0) / 1000);
+    add({ file: fileOf(test.module), test: test.fullName, state, seconds, ...firstOf(errors) });
+  }
+
+  onTestModuleEnd(module: TestModule): void {
+    for (const error of module.errors())
+      add({ file: fileOf(module), test: "", state: "failed", seconds: 0, ...firstOf([error]) });
+  }
+}
+
+function fileOf({ moduleId }: TestModule): string {
+  return moduleId.slice(moduleId.lastIndexOf("/test/") + "/test/".length);
+}
+
+function firstOf(errors: readonly { readonly message: string }[] | undefined): Pick<TestLine, "error"> {
+  const [first] = errors ?? [];
+  return first === undefined ? {} : { error: first.message };
+}
+
+function add(line: TestLine): void {
+  appendFileSync(report, `${JSON.stringify(line)}\n`);
+}
