@@ -1,5 +1,9 @@
-/** A reporter for vitest in the lab: a line of JSON for each test that has ended, so that a run that is ended early tells what it has seen. */
+/**
+ * A reporter for vitest in the lab: a line of JSON for each test that has ended, so that a run that is ended early tells what it
+ * has seen.
+ */
 import { appendFileSync } from "node:fs";
+import type { UserConsoleLog } from "vitest";
 import type { Reporter, TestCase, TestModule } from "vitest/node";
 
 export interface TestLine {
@@ -7,9 +11,11 @@ export interface TestLine {
   readonly file: string;
   /** Empty: the file did not get to its tests. */
   readonly test: string;
-  readonly state: "passed" | "failed" | "skipped";
+  readonly state: "passed" | "failed" | "skipped" | "printed";
   readonly seconds: number;
   readonly error?: string;
+  /** What it printed. */
+  readonly text?: string;
 }
 
 const report = process.env["CAISSON_LAB_REPORT"] ?? "";
@@ -20,6 +26,10 @@ export default class LineReporter implements Reporter {
     if (state === "pending") return;
     const seconds = Math.round((test.diagnostic()?.duration ?? 0) / 1000);
     add({ file: fileOf(test.module), test: test.fullName, state, seconds, ...firstOf(errors) });
+  }
+
+  onUserConsoleLog({ content }: UserConsoleLog): void {
+    add({ file: "", test: "", state: "printed", seconds: 0, text: content.trimEnd() });
   }
 
   onTestModuleEnd(module: TestModule): void {
