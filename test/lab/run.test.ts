@@ -48,6 +48,21 @@ test.for([...hosts, ...(isEverything ? furtherHosts : [])])(
   },
 );
 
+test.for([...hosts, q35])(
+  "SIGKILL of the VMM ends every process within a second: $name",
+  async (host, context) => {
+    const reason = image.tag === "missing" ? image.reason : host.missing;
+    if (reason !== undefined) context.skip(reason);
+    if (!isEverything) context.skip("long case: make test-lab runs it");
+    const settings = `CAISSON_TEST_PATIENCE=5 CAISSON_TEST_SETTINGS='${host.settings}'`;
+    const script = `${settings} build/libexec/node --no-warnings --test test/lab/guest/crash.test.ts`;
+    const result = await run(script, { timeoutMs: guestTestTimeoutMs });
+
+    expect(result.exitCode, result.stdout + result.stderr).toBe(0);
+    for (const [figure] of result.stdout.matchAll(/figure: .*$/gm)) console.log(`${host.name}: ${figure}`);
+  },
+);
+
 test.for([
   { name: "AF_VSOCK sockets over the kernel's loopback", file: "vsock" },
   { name: "CIDs, taken by several daemons at the same time", file: "cid" },

@@ -1,5 +1,5 @@
 import { execFileSync } from "node:child_process";
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { createLog } from "../../src/base/log.ts";
@@ -146,9 +146,8 @@ export function makeBusyboxRoot(root: string): void {
   for (const name of ["proc", "sys", "dev", "tmp", "etc"]) mkdirSync(`${root}/${name}`);
   execFileSync("cp", ["/bin/busybox", `${root}/bin`]);
   const names = execFileSync("/bin/busybox", ["--list"], { encoding: "utf8" }).trim().split("\n");
-  execFileSync("sh", ["-c", 'for name; do [ -e "$name" ] || ln -s busybox "$name"; done', "sh", ...names], {
-    cwd: `${root}/bin`,
-  });
+  // Not by ln: four hundred processes take a minute in the lab.
+  for (const name of names) if (name !== "busybox") symlinkSync("busybox", `${root}/bin/${name}`);
 }
 
 function stdioTo(path: string) {

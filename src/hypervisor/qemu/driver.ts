@@ -25,6 +25,8 @@ export interface QemuPrograms {
 
 /** From QEMU's start to its first answer. Takes 0.1 s on an idle machine. */
 const startTimeoutMs = 30_000;
+/** With devices of the host all memory of the VM is allocated and pinned before. `boot_timeout_ms` is the limit that counts. */
+const startWithPinningTimeoutMs = 600_000;
 /** How long the end of QEMU, whose connection has ended already, may take to be noticed. */
 const exitNoticeMs = 2_000;
 const qemuAdvice = 'install it ("apt-get install qemu-system-x86") or set qemu_path';
@@ -40,7 +42,8 @@ export function createQemuDriver(programs: QemuPrograms): Hypervisor {
 
 async function boot(programs: QemuPrograms, config: VmConfig, options: BootOptions): Promise<RunningVm> {
   options.signal.throwIfAborted();
-  using limit = scope(options.signal, startTimeoutMs, `the start of QEMU for sandbox "${config.sandboxId}"`);
+  const timeoutMs = (config.hostDevices ?? []).length > 0 ? startWithPinningTimeoutMs : startTimeoutMs;
+  using limit = scope(options.signal, timeoutMs, `the start of QEMU for sandbox "${config.sandboxId}"`);
   const { signal } = limit;
   const plan = planQemu(config);
   await using program = await openProgram("QEMU", programs.qemuPath, qemuAdvice);

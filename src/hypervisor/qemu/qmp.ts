@@ -26,6 +26,8 @@ export interface ExecuteOptions {
 /** A line longer than this is no answer that we ever ask for; QEMU may be in the hands of its guest. */
 const maxLineBytes = 1024 * 1024;
 const defaultTimeoutMs = 10_000;
+/** For the first command, which is answered when all devices are made: the caller's signal says how long that may take. */
+const longestTimerMs = 2 ** 31 - 1;
 
 /** What QEMU's error classes mean to our callers (qapi/error.json); all others say nothing that one could act on. */
 const codes: ReadonlyMap<string, Code> = new Map([
@@ -76,7 +78,7 @@ export class Qmp implements Disposable {
     const qmp = new Qmp(stream, onEvent);
     try {
       await abortable(qmp.#greeting.promise, signal);
-      await qmp.execute("qmp_capabilities", undefined, { signal });
+      await qmp.execute("qmp_capabilities", undefined, { signal, timeoutMs: longestTimerMs });
       return qmp;
     } catch (error) {
       qmp.close();

@@ -4,12 +4,12 @@
  */
 import { appendFileSync } from "node:fs";
 import type { UserConsoleLog } from "vitest";
-import type { Reporter, TestCase, TestModule } from "vitest/node";
+import type { Reporter, TestCase, TestModule, TestSuite } from "vitest/node";
 
 export interface TestLine {
   /** Below `test/`. */
   readonly file: string;
-  /** Empty: the file did not get to its tests. */
+  /** Empty: the file did not get to its tests; of a group: its hooks failed. */
   readonly test: string;
   readonly state: "passed" | "failed" | "skipped" | "printed";
   readonly seconds: number;
@@ -30,6 +30,18 @@ export default class LineReporter implements Reporter {
 
   onUserConsoleLog({ content }: UserConsoleLog): void {
     add({ file: "", test: "", state: "printed", seconds: 0, text: content.trimEnd() });
+  }
+
+  /** Of hooks, after whose failure tests are skipped. */
+  onTestSuiteResult(suite: TestSuite): void {
+    for (const error of suite.errors())
+      add({
+        file: fileOf(suite.module),
+        test: suite.fullName,
+        state: "failed",
+        seconds: 0,
+        ...firstOf([error]),
+      });
   }
 
   onTestModuleEnd(module: TestModule): void {
