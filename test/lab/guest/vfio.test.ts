@@ -8,7 +8,8 @@ import { createPod } from "../../support/model-pod.ts";
 
 void test("the device of an IOMMU group is a disk of the guest, which reads it", async () => {
   const group = basename(readlinkSync(`/sys/bus/pci/devices/${spareDisk.address}/iommu_group`));
-  await using pod = createPod();
+  // All of it is pinned, which takes its time in here.
+  await using pod = createPod({ memoryMiB: 256 });
   const everything = [{ allow: true, access: "rwm" }];
   const first = await pod.start("", {
     linux: {
