@@ -12,7 +12,8 @@ export interface Hypervisor {
   readonly vsockTransports: readonly VsockTransport[];
   /**
    * Starts the VMM (and the vsock backend that it needs) and returns when the guest's CPUs run. The guest's readiness
-   * is not waited for: listen before calling this, on `<directory>/vsock_1026` where the vsock is a hybrid one.
+   * is not waited for: listen before calling this, on `<directory>/vsock_1026` where the vsock is a hybrid one. The signal is
+   * all that limits the start: with a device of the host all memory is pinned first, which takes as long as there is memory.
    *
    * `onProcess` is told of every process right after it was started, to be journalled. On failure nothing is left.
    *

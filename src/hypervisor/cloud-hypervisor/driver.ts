@@ -34,8 +34,6 @@ export interface CloudHypervisorOptions {
   readonly warn: (text: string) => void;
 }
 
-/** From the start of the process to a guest that runs. */
-const startTimeoutMs = 30_000;
 /** Of a request to one that runs. Takes some milliseconds. */
 const callTimeoutMs = 20_000;
 /** How long the end of a process, whose connection has ended already, may take to be noticed. */
@@ -58,11 +56,6 @@ async function boot(
   options: BootOptions,
 ): Promise<RunningVm> {
   options.signal.throwIfAborted();
-  using limit = scope(
-    options.signal,
-    startTimeoutMs,
-    `the start of ${name} for sandbox "${config.sandboxId}"`,
-  );
   const plan = planCloudHypervisor(config, { landlock: hasLandlock(driver) });
   using directory = openShortPath(config.directory);
   await using cleanup = new Cleanup();
@@ -82,7 +75,7 @@ async function boot(
   const shutdown = watchEvents(daemon, (event) => hotplug.onEvent(event));
   const guestConsole = new TextRing(consoleLimitBytes);
   try {
-    const api = { path: `${directory.path}/${apiSocketName}`, signal: limit.signal };
+    const api = { path: `${directory.path}/${apiSocketName}`, signal: options.signal };
     await describeAndBoot(api, plan, folder, () => {
       const socket = readConsole(`${directory.path}/${consoleSocketName}`, guestConsole);
       cleanup.defer("console", () => socket.destroy());

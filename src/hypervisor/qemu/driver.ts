@@ -3,7 +3,7 @@ import { Cleanup } from "../../base/cleanup.ts";
 import type { Daemon } from "../../base/daemon.ts";
 import { RuntimeError } from "../../base/errors.ts";
 import { foreignText } from "../../base/log.ts";
-import { abortable, scope, within } from "../../base/scope.ts";
+import { abortable, within } from "../../base/scope.ts";
 import { inspectKvmDevice } from "../accelerator.ts";
 import type { BootOptions, Hypervisor, RunningVm } from "../hypervisor.ts";
 import type { VmConfig } from "../vm-config.ts";
@@ -23,10 +23,6 @@ export interface QemuPrograms {
   readonly vhostDeviceVsockPath: string;
 }
 
-/** From QEMU's start to its first answer. Takes 0.1 s on an idle machine. */
-const startTimeoutMs = 30_000;
-/** With devices of the host all memory of the VM is allocated and pinned before. `boot_timeout_ms` is the limit that counts. */
-const startWithPinningTimeoutMs = 600_000;
 /** How long the end of QEMU, whose connection has ended already, may take to be noticed. */
 const exitNoticeMs = 2_000;
 const qemuAdvice = 'install it ("apt-get install qemu-system-x86") or set qemu_path';
@@ -42,9 +38,7 @@ export function createQemuDriver(programs: QemuPrograms): Hypervisor {
 
 async function boot(programs: QemuPrograms, config: VmConfig, options: BootOptions): Promise<RunningVm> {
   options.signal.throwIfAborted();
-  const timeoutMs = (config.hostDevices ?? []).length > 0 ? startWithPinningTimeoutMs : startTimeoutMs;
-  using limit = scope(options.signal, timeoutMs, `the start of QEMU for sandbox "${config.sandboxId}"`);
-  const { signal } = limit;
+  const { signal } = options;
   const plan = planQemu(config);
   await using program = await openProgram("QEMU", programs.qemuPath, qemuAdvice);
   await using files = new Cleanup();
@@ -52,7 +46,7 @@ async function boot(programs: QemuPrograms, config: VmConfig, options: BootOptio
   const groups = [...(await kvmGroups(config)), ...(await vfioGroupIds(config))];
 
   await using cleanup = new Cleanup();
-  const helpers = await startHelpers(programs, config, { ...options, signal }, cleanup);
+  const helpers = await startHelpers(programs, config, options, cleanup);
 
   const qemu = await startQemu({
     name: "QEMU",

@@ -10,11 +10,15 @@ void test("the device of an IOMMU group is a disk of the guest, which reads it",
   const group = basename(readlinkSync(`/sys/bus/pci/devices/${spareDisk.address}/iommu_group`));
   // All of it is pinned, which takes its time in here.
   await using pod = createPod({ memoryMiB: 256 });
-  const everything = [{ allow: true, access: "rwm" }];
+  // The guest's disks: a container that may use everything gets nothing of the host's.
+  const disks = [
+    { allow: false, access: "rwm" },
+    { allow: true, type: "b", access: "rwm" },
+  ];
   const first = await pod.start("", {
     linux: {
       devices: [{ path: `/dev/vfio/${group}`, type: "c", major: 511, minor: 1 }],
-      resources: { devices: everything },
+      resources: { devices: disks },
     },
   });
   // The guest's image is the first.
