@@ -19,7 +19,7 @@ export class ContainerProcess {
   /** Empty for the container's first process. */
   readonly id: string;
   readonly #parts: ProcessParts;
-  #watching: Promise<void> | undefined;
+  #isWatched = false;
 
   constructor(parts: ProcessParts) {
     this.id = parts.execId;
@@ -114,13 +114,10 @@ export class ContainerProcess {
 
   /** Lets readers that have come after its end see theirs, too. */
   #watchEnd(): void {
-    const { stdio } = this.#parts;
+    if (this.#isWatched) return;
+    this.#isWatched = true;
+    const endReaders = () => this.#parts.stdio.endReaders();
     // Without a daemon nobody writes any more either.
-    const watch = () =>
-      this.wait().then(
-        () => stdio.endReaders(),
-        () => stdio.endReaders(),
-      );
-    this.#watching ??= watch();
+    void this.wait().then(endReaders, endReaders);
   }
 }
