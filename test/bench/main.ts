@@ -82,8 +82,9 @@ async function main(): Promise<void> {
     signal: stop.signal,
     progress,
   };
-  // What the library keeps on purpose.
+  // What the library and the daemons of many keep on purpose.
   mkdirSync(cli.dir.join("data/sandboxes"), { mode: 0o700 });
+  mkdirSync(containerd.dir.join("run/.node"), { recursive: true, mode: 0o700 });
   const before = await Promise.all([cli, containerd].map((made) => takeSnapshot(made.leakScope())));
   const rows: Row[] = [];
   const failures: string[] = [];
