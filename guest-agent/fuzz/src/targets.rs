@@ -93,23 +93,25 @@ pub fn hello(data: &[u8]) {
     let words = match hello.target {
         Target::Tcp(port) => format!("tcp {port}"),
         Target::TcpOutput(number) => format!("tcp-output {number}"),
-        Target::Descriptor { container_id, number } => {
-            assert!(ids::check_container_id(&container_id).is_ok());
-            format!("{container_id} - {number}")
-        }
+        Target::Descriptor {
+            container_id,
+            exec_id,
+            number,
+        } => format!("{} {number}", owner(&container_id, &exec_id)),
         Target::Stdio(stream) => {
-            assert!(ids::check_container_id(&stream.container_id).is_ok());
-            assert!(stream.exec_id.is_empty() || ids::check_exec_id(&stream.exec_id).is_ok());
-            let exec_id = if stream.exec_id.is_empty() {
-                "-"
-            } else {
-                &stream.exec_id
-            };
             let kind = format!("{:?}", stream.kind).to_lowercase();
-            format!("{} {exec_id} {kind}", stream.container_id)
+            format!("{} {kind}", owner(&stream.container_id, &stream.exec_id))
         }
     };
     assert_eq!(data, format!("{token} {words}").as_bytes());
+}
+
+/// The words that name a process, both of which are to be good ones.
+fn owner(container_id: &str, exec_id: &str) -> String {
+    assert!(ids::check_container_id(container_id).is_ok());
+    assert!(exec_id.is_empty() || ids::check_exec_id(exec_id).is_ok());
+    let exec_id = if exec_id.is_empty() { "-" } else { exec_id };
+    format!("{container_id} {exec_id}")
 }
 
 /// The OCI documents: what the agent passes on to crun says the same as what it was given, except for what is the
