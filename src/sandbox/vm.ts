@@ -238,7 +238,7 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
     cleanup.defer("health watch", () => health.abort());
     const losses = [
       over,
-      agent.subscribe(request.events).then((words) => `the agent is lost: ${words}`),
+      agent.subscribe(request.events).then((words) => `the agent is lost: ${words}; ${endOfConsole(vm)}`),
       watchHealth((pingSignal) => pingWithin(agent, config.healthIntervalMs, log, pingSignal), {
         intervalMs: config.healthIntervalMs,
         signal: health.signal,
@@ -363,18 +363,20 @@ async function pingWithin(agent: Agent, timeoutMs: number, log: Log, signal: Abo
 }
 
 function withConsole(error: unknown, sandboxId: string, vm: RunningVm): RuntimeError {
+  return new RuntimeError(
+    codeOf(error),
+    `Cannot boot sandbox "${sandboxId}": ${describe(error)}; ${endOfConsole(vm)}`,
+  );
+}
+
+function endOfConsole(vm: RunningVm): string {
   const lines = vm
     .consoleTail()
     .split(/\r?\n/)
     .filter((line) => line.trim() !== "")
     .slice(-consoleLinesShown)
     .map((line) => foreignText(line.trim(), 200));
-  const console =
-    lines.length === 0
-      ? "the guest's console is empty"
-      : `the guest's console ends with: ${lines.join(" | ")}`;
-  return new RuntimeError(
-    codeOf(error),
-    `Cannot boot sandbox "${sandboxId}": ${describe(error)}; ${console}`,
-  );
+  return lines.length === 0
+    ? "the guest's console is empty"
+    : `the guest's console ends with: ${lines.join(" | ")}`;
 }

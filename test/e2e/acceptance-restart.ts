@@ -47,7 +47,8 @@ async function createOnTerminal(containerd: Containerd, tasks: TaskClient, id: s
 const statusOf = async (containerd: Containerd, id: string) => (await taskState(containerd, id))?.status;
 
 async function restartLine(containerd: Containerd): Promise<void> {
-  const log = containerd.dir.join("load.log");
+  // Another try does not go on in the log of the one before.
+  const log = containerd.dir.join(`${containerd.id("load")}.log`);
   const run = (name: string, flags: readonly string[], script: string) =>
     containerd.startTask(flags, containerd.id(name), "sh", "-c", script);
   using tasks = connectTasks(containerd);
