@@ -35,6 +35,8 @@ export async function runChild(argv: readonly string[], options: ChildOptions): 
     extendEnv: false,
     reject: false,
     encoding: "buffer",
+    // The last byte of a message may look like the end of a line.
+    stripFinalNewline: false,
     stdin: "ignore",
     stdout: options.showsProgress ? 2 : "pipe",
     maxBuffer: maxOutputBytes,
