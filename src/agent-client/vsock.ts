@@ -33,20 +33,24 @@ export async function dialGuestDirectly(
   signal: AbortSignal,
 ): Promise<Socket> {
   if (guest.tag === "vsock") return VsockSocket.connect({ cid: guest.cid, port }, { signal, isDirect: true });
+  signal.throwIfAborted();
   const socket = makeDirect((options) => new Socket(options));
-  return shakeHands(socket.connect(guest.path), port, signal);
+  return await shakeHands(socket.connect(guest.path), port, signal);
 }
 
 /** Port of the guest's agent for streams of bytes. */
 export const streamPort = 1025;
 
 const maxLineBytes = 256;
+/** For the answer that nobody needs any more. A guest that gives none has no worker to lose. */
+const answerTimeoutMs = 60_000;
 /** What may wait to be sent to the guest before a writer is told to wait. */
 const writeBufferBytes = 256 * 1024;
 
 /** Connects to a port of the guest. Bytes that arrive right behind the handshake are kept. */
-export function dialVsock(path: string, port: number, signal: AbortSignal): Promise<Socket> {
-  return shakeHands(connect(connectOptions(path)), port, signal);
+export async function dialVsock(path: string, port: number, signal: AbortSignal): Promise<Socket> {
+  signal.throwIfAborted();
+  return await shakeHands(connect(connectOptions(path)), port, signal);
 }
 
 async function shakeHands(socket: Socket, port: number, signal: AbortSignal): Promise<Socket> {
@@ -54,9 +58,24 @@ async function shakeHands(socket: Socket, port: number, signal: AbortSignal): Pr
     await handshake(socket, port, signal);
     return socket;
   } catch (error) {
-    socket.destroy();
+    if (signal.aborted) closeOnceAnswered(socket);
+    else socket.destroy();
     throw error;
   }
+}
+
+/**
+ * Closes a connection that was given up before its answer. The answer comes first: vhost-device-vsock 0.3 ends its worker,
+ * and all connections of the VM with it, when it has an answer for a connection that is closed.
+ */
+function closeOnceAnswered(socket: Socket): void {
+  const timer = setTimeout(() => socket.destroy(), answerTimeoutMs).unref();
+  socket
+    .unref()
+    .once("data", () => socket.destroy())
+    .once("close", () => clearTimeout(timer))
+    .on("error", () => {})
+    .resume();
 }
 
 /** The type does not know that the options of streams are taken, too. */

@@ -75,6 +75,20 @@ test("64 MiB go there and back at the same time and arrive exactly", async () =>
   expect(offset).toBe(count * block.length);
 });
 
+test("connections that are given up at any moment take none of the others with them", async () => {
+  const kept = await connect(echoPort);
+  for (let index = 0; index < 200; index++) {
+    const giveUp = new AbortController();
+    const given = server.sandbox.connect(httpPort, { signal: giveUp.signal });
+    await sleep((index % 20) / 10);
+    giveUp.abort(new Error("nobody needs it"));
+    await given.then((stream) => stream.destroy()).catch(() => {});
+  }
+
+  kept.end("still there");
+  expect(await text(kept)).toBe("still there");
+});
+
 test("a port that only ::1 listens on is found", async () => {
   const stream = await connect(httpPort);
   stream.write("GET / HTTP/1.0\r\n\r\n");

@@ -98,9 +98,14 @@ test("dialVsock() fails when there is no backend", async () => {
   await expect(dialVsock("/nonexistent/vsock", 1024, signal)).rejects.toMatchObject({ code: "unavailable" });
 });
 
-test("dialVsock() to a backend that says nothing ends with the signal's reason and closes its socket", async () => {
+test("dialVsock() that is given up ends with the signal's reason, and closes its socket once it has an answer", async () => {
   await using dir = createTempDir();
-  await using backend = await startBackend(dir, () => {});
+  let answer = () => {};
+  const isClosed = Promise.withResolvers<void>();
+  await using backend = await startBackend(dir, (socket) => {
+    answer = () => socket.write("OK 1\n");
+    socket.on("close", isClosed.resolve);
+  });
   const before = readdirSync("/proc/self/fd").length;
   const controller = new AbortController();
   const dialling = dialVsock(backend.path, 1024, controller.signal);
@@ -109,6 +114,9 @@ test("dialVsock() to a backend that says nothing ends with the signal's reason a
   controller.abort(new RuntimeError("deadline_exceeded", "too late"));
 
   await expect(dialling).rejects.toThrow("too late");
+  expect(readdirSync("/proc/self/fd").length).toBe(before + 2);
+  answer();
+  await isClosed.promise;
   // The backend's end closes, too.
   await expect.poll(() => readdirSync("/proc/self/fd").length).toBe(before);
 });
