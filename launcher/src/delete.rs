@@ -41,6 +41,9 @@ pub fn delete(flags: &Flags, install: &Install) -> Option<Vec<u8>> {
     };
     let record_path = Record::path(&state, namespace, id);
     let own = Record::read(&record_path);
+    if own.is_none() && Record::is_torn(&record_path) {
+        return None;
+    }
     let in_bundle = || group_of(bundle.as_deref()?, id);
     let sandbox_id = match &own {
         Some(record) => record.sandbox_id.clone(),

@@ -25,8 +25,8 @@ const MOST_STDIN_BYTES: u64 = 10 * 1024 * 1024;
 /// Longest reply of a daemon.
 pub const MOST_REPLY_BYTES: u64 = 1024 * 1024;
 const ATTACH_LIMIT: Duration = Duration::from_secs(5);
-/// Longest time until a daemon serves.
-pub const START_LIMIT: Duration = Duration::from_secs(20);
+/// Longest time until a daemon serves; what hangs ends with it, a starved host may take most of it.
+pub const START_LIMIT: Duration = Duration::from_secs(60);
 /// The daemon's end of the connection with us.
 const HANDSHAKE_FD: RawFd = 3;
 

@@ -1,5 +1,5 @@
 import { readdir, readFile, rm } from "node:fs/promises";
-import { join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { writeFileAtomic } from "../base/files.ts";
 import { identify, type ProcessIdentity } from "../base/processes.ts";
 
@@ -65,12 +65,16 @@ export async function isShared(
   return false;
 }
 
+/** Removes the record, and what a daemon has left that was killed while it wrote it. */
 export async function removeRecord(
   stateDirectory: string,
   namespace: string,
   containerId: string,
 ): Promise<void> {
-  await rm(recordPath(stateDirectory, namespace, containerId), { force: true });
+  const path = recordPath(stateDirectory, namespace, containerId);
+  const names = await readdir(dirname(path)).catch(() => []);
+  const torn = names.filter((name) => name.startsWith(`${basename(path)}.`));
+  for (const name of [basename(path), ...torn]) await rm(join(dirname(path), name), { force: true });
 }
 
 /** The identity of a process that is known to live; one that has just died never counts as alive. */

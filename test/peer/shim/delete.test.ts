@@ -1,4 +1,5 @@
-import { existsSync, mkdirSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { basename, join } from "node:path";
 import { expect, test } from "vitest";
 import { exec } from "../../../src/base/exec.ts";
 import { isAlive, signalProcess } from "../../../src/base/processes.ts";
@@ -253,6 +254,20 @@ test("delete of something that never was", async () => {
   await deleteOk(shim, "never", shim.dir.path);
 
   expect(shim.leftovers()).toEqual([]);
+});
+
+test("delete takes away what a daemon has left that was killed while it wrote its record", async () => {
+  await using shim = createShimProcess();
+  mkdirSync(shim.dir.join("bundles"));
+  const records = shim.dir.join("state/.shims");
+  mkdirSync(records, { recursive: true });
+  const torn = join(records, `${shim.namespace}+a.json.0123abcd`);
+  const other = join(records, `${shim.namespace}+a.jsonb.json.0123abcd`);
+  for (const path of [torn, other]) writeFileSync(path, '{"sandboxId":');
+
+  await deleteOk(shim, "a", shim.dir.path);
+
+  expect(readdirSync(records)).toEqual([basename(other)]);
 });
 
 test.runIf(process.getuid?.() === 0)("delete unmounts what is mounted on the root file system", async () => {
