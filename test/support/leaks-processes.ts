@@ -10,6 +10,8 @@ interface ProcessEntry {
   /** Name of the program, cut to 15 characters by the kernel; all that a zombie has. */
   readonly name: string;
   readonly argv: readonly string[];
+  /** Path of its executable. */
+  readonly program: string;
   /** Everything that can show whose it is: command line, directory, executable, environment. */
   readonly evidence: string;
 }
@@ -55,7 +57,11 @@ export function findProcesses(scope: LeakScope): Thing[] {
 export function markedProcesses(scope: LeakScope, pattern: RegExp): number[] {
   return [...readProcesses().values()]
     .filter(
-      (entry) => !entry.isZombie && isMarked(scope, entry.evidence) && pattern.test(entry.argv.join(" ")),
+      ({ isZombie, evidence, argv, program }) =>
+        !isZombie &&
+        isMarked(scope, evidence) &&
+        // One that was executed by a descriptor has another name in its argv.
+        [argv, [program, ...argv.slice(1)]].some((words) => pattern.test(words.join(" "))),
     )
     .map((entry) => entry.pid);
 }
@@ -77,9 +83,8 @@ function readProcess(pid: number): ProcessEntry | undefined {
     const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
     const isZombie = fields[0] === "Z" || fields[0] === "X";
     const argv = isZombie ? [] : split(read(`/proc/${pid}/cmdline`));
-    const places = isZombie
-      ? []
-      : [link(`/proc/${pid}/cwd`), link(`/proc/${pid}/exe`), read(`/proc/${pid}/environ`)];
+    const program = isZombie ? "" : link(`/proc/${pid}/exe`);
+    const places = isZombie ? [] : [link(`/proc/${pid}/cwd`), program, read(`/proc/${pid}/environ`)];
     return {
       pid,
       parent: Number(fields[1]),
@@ -87,6 +92,7 @@ function readProcess(pid: number): ProcessEntry | undefined {
       isZombie,
       name,
       argv,
+      program,
       evidence: [name, ...argv, ...places].join("\n"),
     };
   } catch {
