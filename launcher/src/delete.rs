@@ -15,7 +15,7 @@ use crate::flags::Flags;
 use crate::install::Install;
 use crate::messages::{DeleteResponse, RemoveRequest, RemoveResponse, Timestamp};
 use crate::node;
-use crate::sandbox::{Identity, Record, group_of, is_id, metrics_path, socket_path};
+use crate::sandbox::{is_torn, Identity, Record, group_of, is_id, metrics_path, socket_path};
 
 /// containerd kills us after 5 s; Node, which waits longer, has to be done by then.
 const REMOVE_LIMIT: Duration = Duration::from_millis(250);
@@ -41,7 +41,7 @@ pub fn delete(flags: &Flags, install: &Install) -> Option<Vec<u8>> {
     };
     let record_path = Record::path(&state, namespace, id);
     let own = Record::read(&record_path);
-    if own.is_none() && Record::is_torn(&record_path) {
+    if own.is_none() && is_torn(&record_path) {
         return None;
     }
     let in_bundle = || group_of(bundle.as_deref()?, id);
@@ -64,6 +64,9 @@ pub fn delete(flags: &Flags, install: &Install) -> Option<Vec<u8>> {
         .is_some_and(|record| record.serves_many && !record.daemon.is_alive())
     {
         node::remove_stale(&state);
+    }
+    if record.is_none() && is_torn(&socket) {
+        return None;
     }
     if !goes_on(&socket, id, record.as_ref())? {
         remove(&socket)?;

@@ -125,19 +125,19 @@ impl Record {
     pub fn read(path: &Path) -> Option<Self> {
         serde_json::from_slice(&fs::read(path).ok()?).ok()
     }
+}
 
-    /// Whether a daemon was killed while it wrote this record, and has left what it had of it.
-    pub fn is_torn(path: &Path) -> bool {
-        let Some((directory, name)) = path.parent().zip(path.file_name()) else {
-            return false;
-        };
-        let begin = [name.as_encoded_bytes(), b"."].concat();
-        fs::read_dir(directory).is_ok_and(|entries| {
-            entries
-                .flatten()
-                .any(|entry| entry.file_name().as_encoded_bytes().starts_with(&begin))
-        })
-    }
+/// Whether a daemon was killed while it made this file, and has left what it had of it.
+pub fn is_torn(path: &Path) -> bool {
+    let Some((directory, name)) = path.parent().zip(path.file_name()) else {
+        return false;
+    };
+    let begin = [name.as_encoded_bytes(), b"."].concat();
+    fs::read_dir(directory).is_ok_and(|entries| {
+        entries
+            .flatten()
+            .any(|entry| entry.file_name().as_encoded_bytes().starts_with(&begin))
+    })
 }
 
 impl Identity {

@@ -1,6 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { closeSync, constants, openSync } from "node:fs";
-import { open, rename, rm, rmdir, unlink } from "node:fs/promises";
+import { open, readdir, rename, rm, rmdir, unlink } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
 import { errnoOf, RuntimeError } from "./errors.ts";
 
 /** Writes a file so that a reader sees the old or the new content, never a part. */
@@ -55,6 +56,16 @@ export async function readRegularFile(path: string, maxBytes: number): Promise<B
 /** Removes one file; being gone already is success. */
 export async function removeFile(path: string): Promise<void> {
   await unlink(path).catch(ignore("ENOENT"));
+}
+
+/**
+ * Removes a file, and what those have left that were killed while they made it: files of its name with a point and more behind.
+ * Not being there is fine.
+ */
+export async function removeFileAndTorn(path: string): Promise<void> {
+  const names = await readdir(dirname(path)).catch(() => []);
+  const torn = names.filter((name) => name.startsWith(`${basename(path)}.`));
+  for (const name of [basename(path), ...torn]) await rm(join(dirname(path), name), { force: true });
 }
 
 /** Removes one empty directory; being gone already is success. */

@@ -3,6 +3,7 @@ import { existsSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { isAbsolute, join } from "node:path";
 import { describe, RuntimeError } from "../base/errors.ts";
+import { removeFileAndTorn } from "../base/files.ts";
 import { checkId } from "../base/ids.ts";
 import { isAlive, type ProcessIdentity, signalProcess } from "../base/processes.ts";
 import { containerd } from "../gen/bootstrap.js";
@@ -43,7 +44,7 @@ export async function deleteContainer(flags: Flags, parts: ShimParts): Promise<U
     record !== undefined && !(await isShared(stateDirectory, namespace, containerId, record));
   const goesOn = await endDaemon(path, containerId, record, isAlone);
   if (!goesOn) {
-    await rm(path, { force: true });
+    await removeFileAndTorn(path);
     await rm(metricsSocketPath(stateDirectory, namespace, sandboxId), { force: true });
     if (existsSync(join(stateDirectory, namespace, sandboxId))) {
       await parts.removeSandbox({ stateDirectory, namespace, sandboxId });

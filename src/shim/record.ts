@@ -1,6 +1,6 @@
-import { readdir, readFile, rm } from "node:fs/promises";
-import { basename, dirname, join } from "node:path";
-import { writeFileAtomic } from "../base/files.ts";
+import { readdir, readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { removeFileAndTorn, writeFileAtomic } from "../base/files.ts";
 import { identify, type ProcessIdentity } from "../base/processes.ts";
 
 /**
@@ -71,10 +71,7 @@ export async function removeRecord(
   namespace: string,
   containerId: string,
 ): Promise<void> {
-  const path = recordPath(stateDirectory, namespace, containerId);
-  const names = await readdir(dirname(path)).catch(() => []);
-  const torn = names.filter((name) => name.startsWith(`${basename(path)}.`));
-  for (const name of [basename(path), ...torn]) await rm(join(dirname(path), name), { force: true });
+  await removeFileAndTorn(recordPath(stateDirectory, namespace, containerId));
 }
 
 /** The identity of a process that is known to live; one that has just died never counts as alive. */

@@ -1,5 +1,9 @@
+import { randomBytes } from "node:crypto";
+import { linkSync, rmSync } from "node:fs";
 import { createServer, type Server } from "node:net";
+import { basename, dirname } from "node:path";
 import { errnoOf, RuntimeError } from "../base/errors.ts";
+import { openShortPath } from "../base/files.ts";
 import { within } from "../base/scope.ts";
 import { defaultServerLimits, ServerConnection, type ServerLimits } from "./server-connection.ts";
 import type { BoundService } from "./service.ts";
@@ -20,6 +24,7 @@ export class TtrpcServer {
   readonly #server: Server;
   readonly #onInternalError: (error: unknown) => void;
   readonly #connections = new Set<ServerConnection>();
+  #path: string | undefined;
   #closing: Promise<void> | undefined;
 
   constructor(options: TtrpcServerOptions) {
@@ -39,11 +44,29 @@ export class TtrpcServer {
   }
 
   /**
-   * Accepts connections at `path`, mode 0600.
+   * Accepts connections at `path`, mode 0600. Whoever sees the socket there can connect: it gets this name once it listens.
    *
    * @throws already_exists  something is bound there, alive or stale
    */
   async listen(path: string): Promise<void> {
+    using directory = openShortPath(dirname(path));
+    const name = `${basename(path)}.${randomBytes(4).toString("hex")}`;
+    const temporary = `${directory.path}/${name}`;
+    try {
+      await this.#listenAt(temporary);
+      linkSync(temporary, path);
+      this.#path = path;
+    } catch (cause) {
+      this.#server.close();
+      const code = errnoOf(cause) === "EEXIST" ? "already_exists" : "internal";
+      throw new RuntimeError(code, `Cannot listen on "${path}"`, { cause });
+    } finally {
+      rmSync(temporary, { force: true });
+    }
+    this.#server.on("error", this.#onInternalError);
+  }
+
+  async #listenAt(path: string): Promise<void> {
     const listening = new Promise<void>((resolve, reject) => {
       this.#server.once("listening", resolve);
       this.#server.once("error", reject);
@@ -55,13 +78,7 @@ export class TtrpcServer {
     } finally {
       process.umask(umask);
     }
-    try {
-      await listening;
-    } catch (cause) {
-      const code = errnoOf(cause) === "EADDRINUSE" ? "already_exists" : "internal";
-      throw new RuntimeError(code, `Cannot listen on "${path}"`, { cause });
-    }
-    this.#server.on("error", this.#onInternalError);
+    await listening;
   }
 
   /** Resolves when all clients have hung up, or after `timeoutMs`. */
@@ -80,6 +97,7 @@ export class TtrpcServer {
   }
 
   async #close(graceMs: number): Promise<void> {
+    if (this.#path !== undefined) rmSync(this.#path, { force: true });
     const closed = new Promise<void>((resolve) => {
       this.#server.close(() => resolve());
     });

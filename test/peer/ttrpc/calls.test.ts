@@ -1,4 +1,5 @@
-import { statSync } from "node:fs";
+import { existsSync, readdirSync, rmSync, statSync } from "node:fs";
+import { basename, dirname } from "node:path";
 import { expect, test } from "vitest";
 import { TtrpcClient } from "../../../src/ttrpc/client.ts";
 import { methods, serviceName, startEchoServer } from "./echo-server.ts";
@@ -150,4 +151,12 @@ test("listen() says already_exists where something is bound", async () => {
   const second = new TtrpcServer({ services: [], onInternalError: () => {} });
 
   await expect(second.listen(server.path)).rejects.toMatchObject({ code: "already_exists" });
+  // Nothing of the second one is there, and the first one still serves.
+  expect(readdirSync(dirname(server.path))).toEqual([basename(server.path)]);
+  const client = await TtrpcClient.connect(server.path);
+  await client[Symbol.asyncDispose]();
+  rmSync(server.path);
+  await second.listen(server.path);
+  await second.close(0);
+  expect(existsSync(server.path)).toBe(false);
 });
