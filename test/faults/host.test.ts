@@ -12,6 +12,7 @@ import {
 import { join } from "node:path";
 import { expect } from "vitest";
 import { taskState } from "../support/containerd.ts";
+import { patient } from "../support/patience.ts";
 import { unmountBelow } from "../support/temp-dir.ts";
 import { bundleOf, runShimDelete } from "./delete-command.ts";
 import { findPart, isRunning, signalAll } from "./parts.ts";
@@ -111,7 +112,8 @@ fault(containerd, "bundle removed", "running, then SIGKILL of the daemon", async
   // containerd starts `delete` in the bundle, so that it cannot; runc's shim has the same end.
   await scene.expectExit({ exitCode: 255, withinSeconds: 5 });
   scene.note("containerd cannot start `delete` without the bundle; started by hand it needs none");
-  expect(isRunning(task.pid), "QEMU runs").toBe(false);
+  // Killed with the daemon; it takes its time to give back its memory.
+  await expect.poll(() => isRunning(task.pid), { message: "QEMU runs", timeout: patient(5_000) }).toBe(false);
   await runShimDelete(scene);
   await runShimDelete(scene);
   removeWorkDirectory(scene);
