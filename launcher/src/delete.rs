@@ -15,7 +15,7 @@ use crate::flags::Flags;
 use crate::install::Install;
 use crate::messages::{DeleteResponse, RemoveRequest, RemoveResponse, Timestamp};
 use crate::node;
-use crate::sandbox::{is_torn, Identity, Record, group_of, is_id, metrics_path, socket_path};
+use crate::sandbox::{Identity, Record, group_of, is_id, is_torn, metrics_path, socket_path};
 
 /// containerd kills us after 5 s; Node, which waits longer, has to be done by then.
 const REMOVE_LIMIT: Duration = Duration::from_millis(250);

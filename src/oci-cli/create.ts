@@ -107,6 +107,7 @@ async function prepare(
 ): Promise<Prepared> {
   const { id } = options;
   requireRoot();
+  host.containers.checkOutside(host.config.stateDirectory);
   const files = handedFiles(host.environment, options.preserveFds);
   host.containers.paths(id);
   const bundle = await openBundle(options.bundle);

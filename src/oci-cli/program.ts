@@ -15,7 +15,7 @@ const switches = { kind: "switch" } as const;
 const texts = { kind: "text" } as const;
 
 const globalFlags: readonly Flag[] = [
-  { names: ["root"], ...texts, text: "directory of the containers' state (default: /run/caisson/oci)" },
+  { names: ["root"], ...texts, text: "directory of the containers' state (default: /run/caisson-oci)" },
   { names: ["log"], ...texts, text: "file for errors (default: stderr)" },
   { names: ["log-format"], ...texts, text: "text or json (default: text)" },
   { names: ["systemd-cgroup"], ...switches, text: "accepted: cgroups are the guest's" },

@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import { mkdir, readdir } from "node:fs/promises";
-import { join, resolve } from "node:path";
+import { join, relative, resolve } from "node:path";
 import { RuntimeError } from "../base/errors.ts";
 import { ignore, readRegularFile, systemErrorCode, writeFileAtomic } from "../base/files.ts";
 import { checkId } from "../base/ids.ts";
@@ -43,7 +43,8 @@ export interface SandboxName {
   readonly sandboxId: string;
 }
 
-const defaultRoot = "/run/caisson/oci";
+/** Not below the state directory, where a sandbox of the namespace "oci" would have the place of a container. */
+const defaultRoot = "/run/caisson-oci";
 const maxRecordBytes = 4 * 1024 * 1024;
 const maxIdBytes = 255;
 
@@ -53,6 +54,16 @@ export class ContainerStore {
 
   constructor(root: string | undefined) {
     this.root = resolve(root ?? defaultRoot);
+  }
+
+  /** The daemons keep sandboxes where this store would keep containers. @throws invalid_argument */
+  checkOutside(stateDirectory: string): void {
+    const way = relative(stateDirectory, this.root);
+    if (way === ".." || way.startsWith("../")) return;
+    throw new RuntimeError(
+      "invalid_argument",
+      `cannot use --root "${this.root}": expected a directory outside of state_directory ("${stateDirectory}")`,
+    );
   }
 
   /** @throws invalid_argument */

@@ -1,9 +1,12 @@
-import { closeSync, existsSync, readdirSync, readFileSync, writeFileSync, writeSync } from "node:fs";
+import { closeSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync, writeSync } from "node:fs";
 import { ReadStream } from "node:tty";
-import { afterAll, beforeAll, expect, test, vi } from "vitest";
+import { afterAll, beforeAll, expect, onTestFinished, test, vi } from "vitest";
 import { identify, isAlive } from "../../src/base/processes.ts";
 import { loadNative } from "../../src/base/native.ts";
+import { buildPath } from "../support/cli-build.ts";
+import { run } from "../support/cli-run.ts";
 import { createOciCli, type OciCli } from "../support/oci-cli.ts";
+import { withSuiteSettings } from "../support/suite-settings.ts";
 import { checkLeaksAroundEachTest } from "../support/leaks.ts";
 import { patient } from "../support/patience.ts";
 
@@ -28,6 +31,28 @@ test("run in the foreground: stdio, the exit code, and nothing is left", async (
 
   expect(result).toMatchObject({ exitCode: 7, stdout: "out hello\n", stderr: "err\n" });
   expect(await cli.run(["state", id])).toMatchObject({ exitCode: 1 });
+});
+
+test("without --root and with the standard state directory: run, list, and nothing is left", async () => {
+  const bundle = cli.bundle("standard", ["sh", "-c", "exit 7"]);
+  const id = cli.id("standard");
+  const config = cli.dir.join("standard.toml");
+  writeFileSync(config, withSuiteSettings(`data_directory = "${cli.dir.join("data")}"`));
+  const places = ["/run/caisson-oci", "/run/caisson"].filter((path) => !existsSync(path));
+  onTestFinished(() => {
+    for (const path of places) rmSync(path, { recursive: true, force: true });
+  });
+  const standard = (...args: string[]) =>
+    run([buildPath("bin/caisson-oci"), ...args], { env: { CAISSON_CONFIG: config, NOTIFY_SOCKET: "" } });
+
+  expect(await standard("run", "--bundle", bundle, id)).toMatchObject({ exitCode: 7, stderr: "" });
+  expect((await standard("list", "-q")).stdout).not.toContain(id);
+  for (const path of ["/run/caisson-oci", "/run/caisson/oci"])
+    expect(existsSync(`${path}/${id}`)).toBe(false);
+
+  const inside = await standard("--root", "/run/caisson/oci", "run", "--bundle", bundle, id);
+  expect(inside.exitCode).toBe(1);
+  expect(inside.stderr).toContain("expected a directory outside of state_directory");
 });
 
 test("create, state, start, exec, ps, pause, resume, update, events, kill, delete", async () => {
