@@ -23,7 +23,16 @@ const everywhere = [
   "e2e/crash",
 ];
 /** What depends on the transport, on the speed of a host or on cgroup v2, once. */
-const once = ["vm/output", "vm/terminal", "vm/pod-cgroup", "e2e/run", "e2e/task", "e2e/output"];
+const once = [
+  "vm/output",
+  "vm/terminal",
+  "vm/pod-cgroup",
+  "vm/oci-cli",
+  "e2e/run",
+  "e2e/task",
+  "e2e/output",
+  "e2e/acceptance",
+];
 
 const root = resolve(import.meta.dirname, "../..");
 /** What the runs have seen so far: a file of JSON lines for each hypervisor, kept until the next run on it. */
