@@ -1,6 +1,6 @@
 import { closeSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync, writeSync } from "node:fs";
 import { ReadStream } from "node:tty";
-import { afterAll, beforeAll, expect, onTestFinished, test, vi } from "vitest";
+import { afterAll, beforeAll, expect, test, vi } from "vitest";
 import { identify, isAlive } from "../../src/base/processes.ts";
 import { loadNative } from "../../src/base/native.ts";
 import { buildPath } from "../support/cli-build.ts";
@@ -38,10 +38,10 @@ test("without --root and with the standard state directory: run, list, and nothi
   const id = cli.id("standard");
   const config = cli.dir.join("standard.toml");
   writeFileSync(config, withSuiteSettings(`data_directory = "${cli.dir.join("data")}"`));
+  // They stay for the next container.
   const places = ["/run/caisson-oci", "/run/caisson"].filter((path) => !existsSync(path));
-  onTestFinished(() => {
-    for (const path of places) rmSync(path, { recursive: true, force: true });
-  });
+  using made = new DisposableStack();
+  for (const path of places) made.defer(() => rmSync(path, { recursive: true, force: true }));
   const standard = (...args: string[]) =>
     run([buildPath("bin/caisson-oci"), ...args], { env: { CAISSON_CONFIG: config, NOTIFY_SOCKET: "" } });
 
