@@ -28,12 +28,13 @@ checkLeaksAroundEachTest(() => ({ marks: [server.dir.token] }));
 const connect = (port: number): Promise<Duplex> => server.sandbox.connect(port, { signal });
 
 /** Connects to a server that was started, but need not listen yet. */
-async function connectEarly({ sandbox }: ModelContainer): Promise<Duplex> {
+async function connectEarly({ sandbox, container, output }: ModelContainer): Promise<Duplex> {
   for (;;) {
     try {
       return await sandbox.connect(echoPort, { signal });
     } catch (error) {
       if (!String(error).includes("connection refused")) throw error;
+      expect(container.init.state.tag, output()).toBe("running");
       await sleep(100, undefined, { signal });
     }
   }
