@@ -6,6 +6,7 @@ import { containerd as runc } from "../../src/gen/options.js";
 import { type Containerd, taskState } from "../support/containerd.ts";
 import { addressOf, connectDaemon, daemonOf, makeBundle, runShim, shimDelete } from "./acceptance-daemon.ts";
 import { type Line, until } from "./acceptance-lines.ts";
+import { twoVcpus } from "../support/suite-settings.ts";
 
 const guestMemory = ["sh", "-c", "grep MemTotal /proc/meminfo; nproc"];
 
@@ -31,7 +32,7 @@ async function runtimeOptionsLine(containerd: Containerd): Promise<void> {
   const flags = ["--runtime-config-path", path];
   writeFileSync(path, "default_memory_mib = 300\ndefault_vcpus = 2\n");
   const size = await sizeOf(containerd, "options", flags);
-  expect(size.cpus).toBe(2);
+  expect(size.cpus).toBe(twoVcpus);
   expect(size.memoryMiB).toBeGreaterThan(200);
   expect(size.memoryMiB).toBeLessThan(300);
 
@@ -95,7 +96,7 @@ async function annotationsLine(containerd: Containerd): Promise<void> {
     'allowed_annotations = ["io.caisson.memory_mib", "io.caisson.vcpus", "io.caisson.kernel"]',
   );
   const size = await sizeOf(containerd, "annotated", [...memory, "--annotation", "io.caisson.vcpus=2"]);
-  expect(size.cpus).toBe(2);
+  expect(size.cpus).toBe(twoVcpus);
   expect(size.memoryMiB).toBeGreaterThan(220);
   expect(size.memoryMiB).toBeLessThan(320);
 

@@ -1,3 +1,8 @@
+import { availableParallelism } from "node:os";
+
+/** The vCPUs that a VM gets which asks for two: no more than this host has. */
+export const twoVcpus = Math.min(2, availableParallelism());
+
 /** What every sandbox of the suites runs with, as TOML: `make test-lab` runs them on other machines and hypervisors. */
 export const suiteSettings = process.env["CAISSON_TEST_SETTINGS"] ?? 'accel = "auto"';
 
