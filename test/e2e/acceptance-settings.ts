@@ -96,7 +96,8 @@ async function annotationsLine(containerd: Containerd): Promise<void> {
     'allowed_annotations = ["io.caisson.memory_mib", "io.caisson.vcpus", "io.caisson.kernel"]',
   );
   const size = await sizeOf(containerd, "annotated", [...memory, "--annotation", "io.caisson.vcpus=2"]);
-  expect(size.cpus).toBe(twoVcpus);
+  // What is asked for by annotation is given, on a smaller host too.
+  expect(size.cpus).toBe(2);
   expect(size.memoryMiB).toBeGreaterThan(220);
   expect(size.memoryMiB).toBeLessThan(320);
 
