@@ -39,7 +39,8 @@ test("without --root and with the standard state directory: run, list, and nothi
   const config = cli.dir.join("standard.toml");
   writeFileSync(config, withSuiteSettings(`data_directory = "${cli.dir.join("data")}"`));
   // They stay for the next container.
-  const places = ["/run/caisson-oci", "/run/caisson"].filter((path) => !existsSync(path));
+  const standing = ["/run/caisson-oci", "/run/caisson", "/run/caisson/.shims", "/run/caisson/.user-ids"];
+  const places = standing.filter((path) => !existsSync(path));
   using made = new DisposableStack();
   for (const path of places) made.defer(() => rmSync(path, { recursive: true, force: true }));
   const standard = (...args: string[]) =>
