@@ -45,15 +45,17 @@ export function writeFakeVsockBackend(directory: TempDir, body: string = fakeBac
   return writeProgram(directory, "vhost-device-vsock", `#!/usr/bin/perl\nuse Socket;\n${body}\n`);
 }
 
-const listen = (name: string) => `
+const listen = (name: string, between = "") => `
 socket(my $${name}, PF_UNIX, SOCK_STREAM, 0) or die;
-bind($${name}, sockaddr_un($path{${name}})) or die "bind: $!";
+bind($${name}, sockaddr_un($path{${name}})) or die "bind: $!";${between}
 listen($${name}, 1) or die;`;
 const readPaths =
   'my %path = map { /^--(socket|uds-path)=(.*)/ ? (($1 eq "socket" ? "vhost" : "uds"), $2) : () } @ARGV;';
 
 export const fakeBackend = {
   listens: `${readPaths}${listen("uds")}${listen("vhost")}\nsleep 1000;`,
+  /** The file of its socket is there for a while before it listens. */
+  listensLate: `${readPaths}${listen("uds")}${listen("vhost", "select(undef, undef, undef, 0.5);")}\nsleep 1000;`,
   diesAtOnce: 'print STDERR "fake-backend: no such luck\\n"; exit 4;',
   /** Is there and does not listen. */
   isSilent: "sleep 1000;",

@@ -1,4 +1,5 @@
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { Cleanup } from "../../base/cleanup.ts";
 import { type Daemon, startDaemon } from "../../base/daemon.ts";
 import { codeOf, RuntimeError } from "../../base/errors.ts";
@@ -6,6 +7,7 @@ import { watchForFile } from "../../base/file-watch.ts";
 import { removeFile } from "../../base/files.ts";
 import type { ProcessIdentity } from "../../base/processes.ts";
 import { abortable, scope } from "../../base/scope.ts";
+import { isListening } from "../../base/unix-sockets.ts";
 import { vsockSocketName } from "../hypervisor.ts";
 import type { VmConfig } from "../vm-config.ts";
 import { openProgram } from "../program.ts";
@@ -18,6 +20,7 @@ const guestCid = 3;
 /** What the guest may send before the host has read: with less it stops more often, with much more the backend stalls. */
 const txBufferBytes = 256 * 1024;
 const startTimeoutMs = 10_000;
+const pollMs = 1;
 const name = "vhost-device-vsock";
 
 export interface VsockBackendOptions {
@@ -81,10 +84,9 @@ export async function startVsockBackend(
       code,
       `Cannot start the vsock backend of sandbox "${config.sandboxId}": ${daemon.lastWords()}`,
     );
-  // The file is there from bind() on, and listen() is the backend's next system call (both are one call of Rust's
-  // standard library), while QEMU has yet to be executed before it connects.
+  const listening = socket.appeared.then(() => listens(daemon, limit.signal));
   const outcome = await abortable(
-    Promise.race([socket.appeared.then(() => "listening"), daemon.exited.then(() => "ended")]),
+    Promise.race([listening.then(() => "listening"), daemon.exited.then(() => "ended")]),
     limit.signal,
   ).catch((error: unknown) => {
     // It can fail to bind (no inode is left) and live on.
@@ -93,6 +95,15 @@ export async function startVsockBackend(
   if (outcome === "ended") throw cannotStart("unavailable");
   const owned = cleanup.move();
   return { daemon, [Symbol.asyncDispose]: () => owned[Symbol.asyncDispose]() };
+}
+
+/**
+ * The file of its socket is there from bind() on. listen() is the backend's next system call, but on a busy host it can be some time
+ * until then, in which QEMU would be refused; and nothing tells of it.
+ */
+async function listens(daemon: Daemon, signal: AbortSignal): Promise<void> {
+  while (!isListening(daemon.identity.pid, vsockBackendSocketName))
+    await sleep(pollMs, undefined, { signal });
 }
 
 async function removeAll(directory: string): Promise<void> {

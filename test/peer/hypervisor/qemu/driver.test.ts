@@ -1,9 +1,12 @@
 import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { once } from "node:events";
+import { connect } from "node:net";
 import { expect, test } from "vitest";
 import { RuntimeError } from "../../../../src/base/errors.ts";
 import { isAlive, type ProcessIdentity } from "../../../../src/base/processes.ts";
 import type { RunningVm } from "../../../../src/hypervisor/hypervisor.ts";
 import { createQemuDriver } from "../../../../src/hypervisor/qemu/driver.ts";
+import { startVsockBackend, vsockBackendSocketName } from "../../../../src/hypervisor/qemu/vsock-backend.ts";
 import type { VmConfig } from "../../../../src/hypervisor/vm-config.ts";
 import {
   fakeBackend,
@@ -43,6 +46,17 @@ function expectNothingLeft(dir: TempDir): void {
   const records = ["argv", "status", "power-off", "backend-end"];
   expect(readdirSync(dir.join("vm")).filter((name) => !records.includes(name))).toEqual([]);
 }
+
+test("the backend is there once it listens, not once the file of its socket is", async () => {
+  await using dir = createTempDir();
+  const programPath = writeFakeVsockBackend(dir, fakeBackend.listensLate);
+  const config = fakeVmConfig(dir);
+  await using _backend = await startVsockBackend(config, { programPath, signal: never, onProcess: () => {} });
+
+  const socket = connect(`${config.directory}/${vsockBackendSocketName}`);
+  await once(socket, "connect");
+  socket.destroy();
+});
 
 test("boot() runs QEMU and the backend as the VM's user without privileges, and stop() leaves nothing", async () => {
   await using dir = createTempDir();
