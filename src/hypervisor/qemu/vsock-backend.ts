@@ -102,7 +102,8 @@ export async function startVsockBackend(
  * until then, in which QEMU would be refused; and nothing tells of it.
  */
 async function listens(daemon: Daemon, signal: AbortSignal): Promise<void> {
-  while (!isListening(daemon.identity.pid, vsockBackendSocketName))
+  // One that has ended is told of by `exited`.
+  while (!daemon.hasExited && !isListening(daemon.identity.pid, vsockBackendSocketName))
     await sleep(pollMs, undefined, { signal });
 }
 
