@@ -19,6 +19,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
 use crate::error::{Context as _, Result};
+use crate::log;
 use crate::polled;
 
 /// CID of the host.
@@ -30,6 +31,12 @@ const FIRST_WITH_SOCKET_BUFFERS: (u32, u32) = (6, 3);
 
 /// Pause between attempts to write to a peer that has half-closed and makes no room.
 const HALF_CLOSED_PAUSE: Duration = Duration::from_secs(1);
+
+/// Connections that wait to be accepted: the next one is reset, and an exec or a copy fails. A guest whose CPU is busy has them wait.
+const BACKLOG: i32 = 1024;
+
+/// Pause before the next attempt to accept when descriptors or memory run short.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
 
 // linux/vm_sockets.h
 const SO_VM_SOCKETS_BUFFER_SIZE: libc::c_int = 0;
@@ -46,13 +53,14 @@ impl Listener {
         let action = || format!("listen on vsock port {port}");
         let fd = socket(AddressFamily::Vsock, SockType::Stream, FLAGS, None).context(action)?;
         bind(fd.as_raw_fd(), &VsockAddr::new(libc::VMADDR_CID_ANY, port)).context(action)?;
-        listen(&fd, Backlog::new(64).context(action)?).context(action)?;
+        listen(&fd, Backlog::new(BACKLOG).context(action)?).context(action)?;
         Ok(Self(
             polled::register(fd, Interest::READABLE | Interest::WRITABLE).context(action)?,
         ))
     }
 
-    /// Waits for the next connection from the host. Others are closed at once.
+    /// Waits for the next connection from the host. Others are closed at once, and so are those for which something runs short: the guest
+    /// goes on with the ones that it has.
     pub async fn accept(&self) -> io::Result<Stream> {
         loop {
             let mut guard = self.0.readable().await?;
@@ -63,9 +71,16 @@ impl Listener {
             });
             let Ok(accepted) = accepted else { continue };
             match accepted {
-                Ok(fd) if is_host(&fd) => return Stream::new(fd),
+                Ok(fd) if is_host(&fd) => match Stream::new(fd) {
+                    Ok(stream) => return Ok(stream),
+                    Err(error) => log::warn(&format!("Cannot serve a connection of the host: {error}")),
+                },
                 Ok(_) => {}
                 Err(error) if is_transient(&error) => {}
+                Err(error) if is_shortage(&error) => {
+                    log::warn(&format!("Cannot accept a connection of the host: {error}"));
+                    tokio::time::sleep(SHORTAGE_PAUSE).await;
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -82,6 +97,14 @@ fn is_transient(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(libc::ECONNABORTED | libc::EINTR | libc::ECONNRESET | libc::EPERM)
+    )
+}
+
+/// What others may give back.
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
     )
 }
 

@@ -80,14 +80,32 @@ test("connections that are given up at any moment take none of the others with t
   const kept = await connect(echoPort);
   for (let index = 0; index < 200; index++) {
     const giveUp = new AbortController();
-    const given = server.sandbox.connect(httpPort, { signal: giveUp.signal });
+    const given = server.sandbox
+      .connect(httpPort, { signal: giveUp.signal })
+      .then((stream) => stream.destroy())
+      .catch(() => {});
     await sleep((index % 20) / 10);
     giveUp.abort(new Error("nobody needs it"));
-    await given.then((stream) => stream.destroy()).catch(() => {});
+    await given;
   }
 
   kept.end("still there");
   expect(await text(kept)).toBe("still there");
+});
+
+test("calls that were given up while the guest stood still cost nobody anything", async () => {
+  const { sandbox, container } = server;
+  const kept = await connect(echoPort);
+  const seen = await container.stats();
+
+  process.kill(sandbox.pid, "SIGSTOP");
+  const calls = Promise.all(Array.from({ length: 100 }, () => container.stats()));
+  const answers = await calls.finally(() => process.kill(sandbox.pid, "SIGCONT"));
+
+  expect(answers.every((answer) => answer === seen)).toBe(true);
+  kept.end("still there");
+  expect(await text(kept)).toBe("still there");
+  expect(await container.stats()).not.toBe(seen);
 });
 
 test("a port that only ::1 listens on is found", async () => {
