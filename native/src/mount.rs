@@ -1,12 +1,14 @@
-//! Mounts by the new mount API (open_tree(2), mount_setattr(2), move_mount(2)): a tree gets its flags while nobody can see it, and no
-//! child process is spent on it.
+//! Mounts without a child process: trees by the new mount API (open_tree(2), mount_setattr(2), move_mount(2)), which get their flags while
+//! nobody can see them, and file systems by mount(2).
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{BorrowedFd, FromRawFd as _, IntoRawFd as _, OwnedFd};
 
+use napi::Task;
+use napi::bindgen_prelude::AsyncTask;
 use napi_derive::napi;
 use nix::errno::Errno;
-use nix::mount::{MntFlags, umount2};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::error::{Result, failed};
@@ -144,6 +146,82 @@ pub fn detach_mount(path: String, namespace: Option<i32>) -> Result<()> {
     let flags = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
     in_namespace(namespace, move || umount2(target.as_str(), flags))
         .map_err(|errno| failed(format_args!("umount \"{path}\""), errno))
+}
+
+/// A file system to mount (mount(2)).
+#[napi(object, object_to_js = false)]
+#[derive(Clone)]
+pub struct FileSystem {
+    /// Its type, as in `/proc/filesystems`.
+    pub kind: String,
+    /// What it calls its source.
+    pub source: String,
+    /// Where it is mounted: a directory.
+    pub target: String,
+    /// `MS_…`.
+    pub flags: u32,
+    /// What the file system itself reads, with commas.
+    pub data: String,
+    /// Where relative paths in `data` begin; without it, nowhere in particular.
+    pub directory: Option<String>,
+}
+
+/// The kernel reads a page of it, and leaves the rest out without a word.
+const DATA_LIMIT: usize = 4095;
+
+/// A mount on its way, on a thread of libuv's pool.
+pub struct Mounting(FileSystem);
+
+impl Task for Mounting {
+    type Output = Option<String>;
+    type JsValue = Option<String>;
+
+    fn compute(&mut self) -> napi::Result<Self::Output> {
+        Ok(self.0.mount().err().map(|errno| format!("{errno:?}")))
+    }
+
+    fn resolve(&mut self, _env: napi::Env, output: Self::Output) -> napi::Result<Self::JsValue> {
+        Ok(output)
+    }
+}
+
+/// Mounts a file system. Resolves with null, or with the name of the errno.
+#[napi(ts_return_type = "Promise<string | null>")]
+#[must_use]
+pub fn mount_file_system(system: FileSystem) -> AsyncTask<Mounting> {
+    AsyncTask::new(Mounting(system))
+}
+
+impl FileSystem {
+    fn mount(&self) -> nix::Result<()> {
+        let Some(directory) = self.directory.clone() else {
+            return self.mount_here();
+        };
+        let system = self.clone();
+        // The working directory is that of all threads which share it.
+        spend_thread("mount", move || {
+            unshare(CloneFlags::CLONE_FS)?;
+            nix::unistd::chdir(directory.as_str())?;
+            system.mount_here()
+        })?
+    }
+
+    fn mount_here(&self) -> nix::Result<()> {
+        if self.data.len() > DATA_LIMIT {
+            return Err(Errno::E2BIG);
+        }
+        let Self {
+            kind,
+            source,
+            target,
+            flags,
+            data,
+            ..
+        } = self;
+        let flags = MsFlags::from_bits_retain(libc::c_ulong::from(*flags));
+        let [kind, source, data] = [kind, source, data].map(|text| Some(text.as_str()));
+        mount(source, target.as_str(), kind, flags, data)
+    }
 }
 
 /// Does `work` in a mount namespace, or right here. A thread that shares its working directory and root with others, as all

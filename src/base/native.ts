@@ -44,6 +44,11 @@ export interface Native {
    * namespace with the descriptor, where the path begins at its root, else in ours.
    */
   moveMount(tree: number, target: string, namespace?: number): void;
+  /**
+   * Mounts a file system (mount(2)) at a directory, on a thread of libuv's pool: what its `data` names may be slow. Resolves with the name
+   * of the errno, or with null. More than a page of data is E2BIG.
+   */
+  mountFileSystem(system: FileSystem): Promise<string | null>;
   /** Detaches the mount at `path` with all that is mounted below it; symbolic links are not followed. */
   detachMount(path: string, namespace?: number): void;
   /**
@@ -132,6 +137,18 @@ export interface DescriptorFacts {
   readonly port: number;
   /** How it was opened. */
   readonly access: "r" | "w" | "rw";
+}
+
+export interface FileSystem {
+  readonly kind: string;
+  readonly source: string;
+  readonly target: string;
+  /** MS_… of mount(2). */
+  readonly flags: number;
+  /** What the file system itself reads, with commas. */
+  readonly data: string;
+  /** Where relative paths in `data` begin. */
+  readonly directory?: string | undefined;
 }
 
 export interface BlockDeviceNode {

@@ -2,8 +2,46 @@ import { dirname } from "node:path";
 import { RuntimeError } from "../base/errors.ts";
 import type { IdMap } from "./mount-tree.ts";
 
-/** mount(2) takes one page of options; mount(8) needs a little of it for itself. */
-const maxOptionBytes = 4096 - 128;
+/** MS_… of mount(2): what an option sets, and what it takes back. */
+const flagOptions: ReadonlyMap<string, { readonly set?: number; readonly clear?: number }> = new Map([
+  ["defaults", {}],
+  ["ro", { set: 1 }],
+  ["rw", { clear: 1 }],
+  ["nosuid", { set: 2 }],
+  ["suid", { clear: 2 }],
+  ["nodev", { set: 4 }],
+  ["dev", { clear: 4 }],
+  ["noexec", { set: 8 }],
+  ["exec", { clear: 8 }],
+  ["sync", { set: 16 }],
+  ["async", { clear: 16 }],
+  ["dirsync", { set: 128 }],
+  ["noatime", { set: 1024 }],
+  ["atime", { clear: 1024 }],
+  ["nodiratime", { set: 2048 }],
+  ["diratime", { clear: 2048 }],
+  ["relatime", { set: 1 << 21 }],
+  ["norelatime", { clear: 1 << 21 }],
+  ["strictatime", { set: 1 << 24 }],
+  ["nostrictatime", { clear: 1 << 24 }],
+  ["lazytime", { set: 1 << 25 }],
+  ["nolazytime", { clear: 1 << 25 }],
+]);
+
+/** Options as mount(8) gives them to mount(2): in flags, and what is left for the file system itself. What begins with "x-" is nobody's. */
+export function splitOptions(options: readonly string[]): { readonly flags: number; readonly data: string } {
+  let flags = 0;
+  const rest: string[] = [];
+  for (const option of options) {
+    const known = flagOptions.get(option);
+    if (known !== undefined) flags = (flags | (known.set ?? 0)) & ~(known.clear ?? 0);
+    else if (!/^x-/i.test(option)) rest.push(option);
+  }
+  return { flags, data: rest.join(",") };
+}
+
+/** mount(2) takes one page of options, a NUL at the end. */
+const maxOptionBytes = 4095;
 const lowerPrefix = "lowerdir=";
 
 /** The lower layers of an overlay, as its options have them: a colon that belongs to a name has a backslash before it. */

@@ -4,9 +4,11 @@ import { basename, dirname, join } from "node:path";
 import { errnoOf, RuntimeError } from "../base/errors.ts";
 import { exec } from "../base/exec.ts";
 import { systemErrorCode } from "../base/files.ts";
-import { loadNative } from "../base/native.ts";
+import { foreignText } from "../base/log.ts";
+import { type FileSystem, loadNative } from "../base/native.ts";
+import { within } from "../base/scope.ts";
 import { attachCopy, type IdMap, openMountSource } from "./mount-tree.ts";
-import { layersOf, shortenLayers, takeIdMap, withLayers } from "./mount-options.ts";
+import { layersOf, shortenLayers, splitOptions, takeIdMap, withLayers } from "./mount-options.ts";
 
 const mountTimeoutMs = 20_000;
 
@@ -107,11 +109,28 @@ async function mountFileSystem(
   options: readonly string[],
   cwd?: string,
 ): Promise<void> {
+  if (ownTypes.has(type)) {
+    const call = { kind: type, source, target, ...splitOptions(options), directory: cwd };
+    await within(loadNative().mountFileSystem(call), mountTimeoutMs, "ETIMEDOUT").then((errno) => {
+      if (errno !== null) throw mountError(call, errno);
+    });
+    return;
+  }
   const optionArguments = options.length === 0 ? [] : ["-o", options.join(",")];
   await exec(["mount", "--no-mtab", "-t", type, ...optionArguments, "--", source, target], {
     timeoutMs: mountTimeoutMs,
-    ...(cwd === undefined ? {} : { cwd }),
   });
+}
+
+/** Mounted by mount(2) alone; others may need a loop device or a program. */
+const ownTypes: ReadonlySet<string> = new Set(["overlay", "tmpfs"]);
+
+function mountError(call: FileSystem, errno: string): RuntimeError {
+  const { kind, source, target, data } = call;
+  const cause = Object.assign(new Error(errno), { code: errno });
+  const fact = `Cannot mount "${source}" of type "${kind}" at "${target}": ${errno}, with the options "${data}"`;
+  const code = errno === "ETIMEDOUT" ? "deadline_exceeded" : systemErrorCode(cause);
+  return new RuntimeError(code, foreignText(fact), { cause });
 }
 
 interface BindOptions {

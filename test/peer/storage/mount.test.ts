@@ -1,5 +1,6 @@
 import { execFileSync } from "node:child_process";
 import { mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { expect, test } from "vitest";
 import { mount, unmount, unmountAllBelow } from "../../../src/storage/mount.ts";
 import { createTempDir, mountsBelow } from "../../support/temp-dir.ts";
@@ -27,6 +28,41 @@ test("mount() of an overlay whose source looks like an option", async () => {
 
   expect(readFileSync(dir.join("target", "file"), "utf8")).toBe("layer");
   unmountAllBelow(dir.join("target"));
+});
+
+test("mount() of an overlay whose layers have longer names than a page of options holds", async () => {
+  await using dir = createTempDir();
+  const layers = Array.from({ length: 35 }, (_, index) =>
+    dir.join("layers", `${index}`.padEnd(100, "n"), "fs"),
+  );
+  for (const [index, layer] of layers.entries()) {
+    mkdirSync(layer, { recursive: true });
+    writeFileSync(join(layer, `file${index}`), "");
+  }
+  mkdirSync(dir.join("target"));
+  const before = process.cwd();
+
+  await mount("overlay", "overlay", dir.join("target"), ["ro", "index=off", `lowerdir=${layers.join(":")}`]);
+
+  expect(readdirSync(dir.join("target")).length).toBe(35);
+  expect(() => writeFileSync(dir.join("target", "file"), "")).toThrow("EROFS");
+  expect(process.cwd()).toBe(before);
+  unmountAllBelow(dir.join("target"));
+});
+
+test("mount() of an overlay that the kernel refuses says what was to be mounted, and leaves nothing", async () => {
+  await using dir = createTempDir();
+  mkdirSync(dir.join("target"));
+  const attempt = (...options: string[]) => mount("overlay", "overlay", dir.join("target"), options);
+
+  await expect(attempt(`lowerdir=${dir.join("none")}`)).rejects.toMatchObject({
+    code: "not_found",
+    message: expect.stringContaining(dir.join("none")) as string,
+  });
+  await expect(attempt("colour=blue", `lowerdir=${dir.path}`)).rejects.toThrow("EINVAL");
+  // Cut to a page it would be another mount.
+  await expect(attempt(`lowerdir=/${"n".repeat(5000)}:/`)).rejects.toThrow("E2BIG");
+  expect(mountsBelow(dir.path)).toEqual([]);
 });
 
 test.each(["overlay", "bind"])("mount() of %s with the mapped ids of a snapshotter", async (type) => {
