@@ -13,6 +13,7 @@ import { createQemuDriver } from "../../src/hypervisor/qemu/driver.ts";
 import { openVhostVsock } from "../../src/hypervisor/vhost-vsock.ts";
 import type { VmConfig } from "../../src/hypervisor/vm-config.ts";
 import { findGuestFiles } from "../../src/sandbox/guest-files.ts";
+import { startVirtiofsd } from "../../src/storage/virtiofsd.ts";
 import { outcome, start } from "../support/cli-run.ts";
 import type { TempDir } from "../support/temp-dir.ts";
 import { planFloor } from "./floor-plan.ts";
@@ -35,6 +36,7 @@ export function findFloorFiles(): FloorFiles {
 }
 
 const bootTimeoutMs = 60_000;
+const execShareTag = "floor-root";
 
 export interface FloorOptions {
   readonly config: Config;
@@ -101,11 +103,22 @@ export async function prepareFloor(options: FloorOptions): Promise<() => Promise
   };
 }
 
-/** Milliseconds of `crun exec` of `true` on the guest's image, as often as `runs`, after one that does not count. */
-export async function measureCrunExec(options: FloorOptions, runs: number): Promise<number[]> {
+/**
+ * Milliseconds of `crun exec` of `true` in a guest, as often as `runs`, after one that does not count. The container's root is in the
+ * guest's memory, or `sharedRoot`, a directory of the host, by the server that sandboxes have.
+ */
+export async function measureCrunExec(
+  options: FloorOptions,
+  runs: number,
+  sharedRoot?: string,
+): Promise<number[]> {
   const initrd = modulesInitrd(options, options.files.execInitrd);
-  const vm = await describeVm(options, "exec", initrd, ["exec", String(runs + 1)]);
-  const argv = [options.config.qemuPath, ...planFloor(vm, findGuestFiles(options.config).imagePath)];
+  const tag = sharedRoot === undefined ? [] : [execShareTag];
+  const vm = await describeVm(options, "exec", initrd, ["exec", String(runs + 1), ...tag]);
+  await using cleanup = new Cleanup();
+  const share = sharedRoot === undefined ? undefined : await serveRoot(options, vm, sharedRoot, cleanup);
+  const { imagePath } = findGuestFiles(options.config);
+  const argv = [options.config.qemuPath, ...planFloor(vm, { imagePath, share })];
   const times: number[] = [];
   let beginMs = 0;
   await runFloor(argv, (line, ms) => {
@@ -115,6 +128,20 @@ export async function measureCrunExec(options: FloorOptions, runs: number): Prom
   if (times.length !== runs + 1)
     throw new Error(`The floor of an exec has run ${times.length} of ${runs + 1} times`);
   return times.slice(1);
+}
+
+async function serveRoot(
+  { config, dir }: FloorOptions,
+  vm: VmConfig,
+  sharedDirectory: string,
+  cleanup: Cleanup,
+): Promise<{ tag: string; socketPath: string }> {
+  const socketPath = dir.join("floor-root.sock");
+  const program = config.virtiofsdPath;
+  const spec = { program, sharedDirectory, directory: dir.path, socketPath, user: vm.user };
+  const virtiofsd = await startVirtiofsd(spec);
+  cleanup.defer("virtiofsd", () => virtiofsd.stop(0));
+  return { tag: execShareTag, socketPath };
 }
 
 /** Runs a VM until it resets; `onLine` gets what it says on the console, and when. Returns how long it took. */

@@ -40,8 +40,15 @@ test("planFloor: a sandbox's machine, CPU, memory and kernel, and nothing that t
 });
 
 test("planFloor: with an image, it is a disk that nobody writes to", () => {
-  const added = planFloor(config, "/guest/image.erofs").slice(planFloor(config).length);
+  const added = planFloor(config, { imagePath: "/guest/image.erofs" }).slice(planFloor(config).length);
   expect(added.join(" ")).toBe(
     "-blockdev driver=raw,node-name=image,read-only=on,file.driver=file,file.filename=/guest/image.erofs -device virtio-blk-device,drive=image",
+  );
+});
+
+test("planFloor: with a share, it is the sandbox's device on that socket", () => {
+  const share = { tag: "root", socketPath: "/dir/fs.sock" };
+  expect(planFloor(config, { share }).slice(planFloor(config).length).join(" ")).toBe(
+    "-chardev socket,id=share,path=/dir/fs.sock -device vhost-user-fs-device,chardev=share,tag=root,queue-size=1024",
   );
 });
