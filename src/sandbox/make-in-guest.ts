@@ -94,6 +94,7 @@ export async function makeInGuest(
     void timeline.measure("streams", () =>
       connectWithin(opened, vm.openStream(containerId, ""), streamsTimeoutMs),
     );
+    await timeline.measure("cgroup", () => vm.inCgroup());
     vm.growth.add(containerId, limitsOf(spec.linux?.resources ?? {}));
     return { vm, io: opened, hooks };
   } catch (error) {

@@ -66,14 +66,14 @@ export async function makePodCgroup(place: string, options: PodCgroupOptions): P
     await makeBelow(hierarchy, place);
   }
   const moves: Promise<void>[] = [];
+  const directories = hierarchies.map((hierarchy) => join(hierarchy, place));
+  // One after the other: the kernel has them wait for each other anyway, and each would hold a thread of libuv's few meanwhile.
+  let last: Promise<unknown> = Promise.resolve();
   return {
     add: (pid) => {
-      const move = moveToAll(
-        pid,
-        hierarchies.map((hierarchy) => join(hierarchy, place)),
-      );
+      const move = last.then(() => moveToAll(pid, directories));
+      last = move.catch(() => {});
       // Whoever asks for the outcome gets it.
-      move.catch(() => {});
       moves.push(move);
     },
     moved: async () => {

@@ -79,7 +79,8 @@ export async function bootReadyVm(options: ReadyVmOptions): Promise<ReadyVm> {
     });
     try {
       using limit = scope(signal, warmUpTimeoutMs, "the warm-up of a VM for the pool");
-      await warmUp(vm.agent, (containerId) => events.exitOf(containerId, limit.signal), limit.signal);
+      const exited = (containerId: string) => events.exitOf(containerId, limit.signal);
+      await warmUp({ agent: vm.agent, host, exited }, limit.signal);
       return new OwnedVm(options, host, vm, events);
     } catch (error) {
       await vm[Symbol.asyncDispose]();

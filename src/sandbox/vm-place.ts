@@ -1,7 +1,6 @@
 import type { Agent } from "../agent-client/agent.ts";
 import type { ProcessIdentity } from "../base/processes.ts";
 import type { Log } from "../base/log.ts";
-import { settleAll } from "../base/settle.ts";
 import type { Config } from "../config/config.ts";
 import type { RunningVm } from "../hypervisor/hypervisor.ts";
 import type { GuestNetwork } from "../network/endpoint.ts";
@@ -42,6 +41,7 @@ export class VmPlace implements AsyncDisposable {
   readonly #parts: VmPlaceParts;
   #netnsPath: string;
   #cgroup: PodCgroup | undefined;
+  #placing: Promise<void> = Promise.resolve();
   #forwarder: AsyncDisposable;
   #joinLate: ReturnType<typeof lateNetwork>;
 
@@ -79,10 +79,21 @@ export class VmPlace implements AsyncDisposable {
     tell: (network: GuestNetwork) => Promise<unknown>,
     signal: AbortSignal,
   ): Promise<void> {
-    await settleAll([
-      this.#moveNetwork(spec, host, signal).then(tell),
-      this.#moveCgroup(spec, { config, journal: host.journal, log }),
-    ]);
+    this.#placing = this.#moveCgroup(spec, { config, journal: host.journal, log });
+    this.#placing.catch(() => {
+      // Whoever waits for it is told.
+    });
+    await tell(await this.#moveNetwork(spec, host, signal));
+  }
+
+  /**
+   * Resolves when the VM and its helpers are in their cgroup.
+   *
+   * @throws permission_denied, resource_exhausted  it cannot be made, or does not take a process
+   */
+  async inCgroup(): Promise<void> {
+    await this.#placing;
+    await this.#cgroup?.moved();
   }
 
   async #moveCgroup(spec: Spec, options: Parameters<typeof makeCgroupFor>[1]): Promise<void> {
@@ -90,7 +101,6 @@ export class VmPlace implements AsyncDisposable {
     if (cgroup === undefined) return;
     this.#cgroup = cgroup;
     for (const { pid } of this.#parts.processes()) cgroup.add(pid);
-    await cgroup.moved();
   }
 
   async #moveNetwork(spec: Spec, { paths, journal }: HostState, signal: AbortSignal): Promise<GuestNetwork> {
@@ -122,5 +132,7 @@ export class VmPlace implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#forwarder[Symbol.asyncDispose]();
+    // What it makes is to be removed next.
+    await this.#placing.catch(() => {});
   }
 }

@@ -98,6 +98,8 @@ export interface SandboxVm extends AsyncDisposable {
    * sysctls. When it fails the VM is of no use any more.
    */
   become(next: VmIdentity): Promise<void>;
+  /** Resolves when the processes of the VM are in its cgroup. No container of a VM that has become one's own is started before. */
+  inCgroup(): Promise<void>;
 }
 
 /**
@@ -275,6 +277,7 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
         // Last: what waits for the server could not go to another.
         if (virtiofsd !== undefined) next.host.shared.serve(virtiofsd.identity.pid);
       },
+      inCgroup: () => place.inCgroup(),
       [Symbol.asyncDispose]: () => owned[Symbol.asyncDispose](),
     };
   } catch (error) {

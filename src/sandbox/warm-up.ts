@@ -1,3 +1,5 @@
+import { chmodSync, mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import type { Agent } from "../agent-client/agent.ts";
 import { guestShareDirectory } from "../agent-client/guest-mounts.ts";
 import { withIdleInit } from "../agent-client/idle-init.ts";
@@ -10,31 +12,33 @@ import {
   readonlyPaths,
 } from "../oci/spec-defaults.ts";
 import type { Spec } from "../oci/spec.ts";
+import type { HostState } from "./host-state.ts";
 
 const containerId = "caisson-warm-up";
-/** In the guest, beside its share; crun makes the mount points. */
-const rootDirectory = `${guestShareDirectory}-warm-up`;
 const sigkill = 9;
 
+export interface WarmUp {
+  readonly agent: Agent;
+  readonly host: Pick<HostState, "shared" | "journal">;
+  /** Resolves when the agent has told the exit of the container of this id. */
+  readonly exited: (containerId: string) => Promise<void>;
+}
+
 /**
- * Makes a container of the agent's own idle program in a guest that has none, and removes it: what crun and the kernel do for the
- * first one is then read, and translated where the CPU is emulated. Nothing of anybody's runs.
- *
- * @param exited  resolves when the agent has told the exit of the container of this id
+ * Makes a container of the agent's own idle program in a guest that has none, its root on the share as that of any other, and removes
+ * it: what crun and the kernel do for the first one is then read, and translated where the CPU is emulated. Nothing of anybody's runs.
  */
-export async function warmUp(
-  agent: Agent,
-  exited: (containerId: string) => Promise<void>,
-  signal: AbortSignal,
-): Promise<void> {
+export async function warmUp({ agent, host, exited }: WarmUp, signal: AbortSignal): Promise<void> {
   const process = { containerId, execId: "" };
+  host.journal.add({ kind: "container", containerId });
+  const root = join(guestShareDirectory, await host.shared.addScratchRootfs(containerId, fillRoot));
   await agent.createContainer(
     {
       containerId,
-      ociConfigJson: Buffer.from(JSON.stringify(withIdleInit(warmUpSpec()))),
+      ociConfigJson: Buffer.from(JSON.stringify(withIdleInit(warmUpSpec(root)))),
       stdio: { stdin: false, stdout: true, stderr: true, terminal: false, columns: 0, rows: 0 },
       noPivotRoot: false,
-      storages: [{ type: "tmpfs", source: "", target: rootDirectory, options: ["size=1m", "mode=700"] }],
+      storages: [],
       sharedNamespaces: [],
       disks: [],
       allDevices: false,
@@ -51,14 +55,22 @@ export async function warmUp(
   await agent.signalProcess({ ...process, signal: sigkill, all: true }, signal);
   await end;
   await agent.deleteProcess(process, signal);
+  await host.shared.removeContainer(containerId);
+}
+
+/** crun makes the mount points, and reads the user's entry. */
+function fillRoot(path: string): void {
+  chmodSync(path, 0o755);
+  mkdirSync(join(path, "etc"));
+  writeFileSync(join(path, "etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n");
 }
 
 /** Much as containerd makes it. */
-function warmUpSpec(): Spec {
+function warmUpSpec(root: string): Spec {
   const capabilities = defaultCapabilities;
   return {
     ociVersion: "1.0.2",
-    root: { path: rootDirectory },
+    root: { path: root },
     hostname: "warm-up",
     process: {
       args: [],

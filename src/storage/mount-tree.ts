@@ -97,6 +97,23 @@ export function copyTree(source: MountSource, options: TreeOptions): MountTree {
   };
 }
 
+/** An empty file system in memory that is mounted nowhere. @param fill  makes what is in it, below the path that it is given */
+export function makeScratchTree(fill: (path: string) => void): MountTree {
+  const native = loadNative();
+  const tree = native.openDeviceFolder();
+  try {
+    fill(`/proc/self/fd/${tree}`);
+    native.setMountAttributes(tree, { recursive: false, noSuidAndDev: true, propagation: "private" });
+  } catch (error) {
+    closeSync(tree);
+    throw error;
+  }
+  return {
+    attach: (target, namespace) => native.moveMount(tree, target, namespace),
+    [Symbol.dispose]: () => closeSync(tree),
+  };
+}
+
 /** Attaches a copy of the mount tree at `source` on `target`, a file or directory as the source is. */
 export function attachCopy(source: MountSource, target: string, options: TreeOptions): void {
   using tree = copyTree(source, options);

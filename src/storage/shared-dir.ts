@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { RuntimeError } from "../base/errors.ts";
 import { removeDirectory } from "../base/files.ts";
 import { bindReadOnly, unmountAllBelow } from "./mount.ts";
-import { copyTree, openMountSource } from "./mount-tree.ts";
+import { copyTree, makeScratchTree, openMountSource } from "./mount-tree.ts";
 import { ShareMounts } from "./share-mounts.ts";
 import {
   type BindOptions,
@@ -39,6 +39,8 @@ export interface SharedDir extends Disposable {
   abandon(reason: unknown): void;
   /** Adds a container's root file system; returns its path in the guest's view, relative to the share. */
   addRootfs(containerId: string, source: string, readOnly: boolean): Promise<string>;
+  /** Adds a root file system in memory, which goes with its removal, likewise. @param fill  makes what is in it, below that path */
+  addScratchRootfs(containerId: string, fill: (path: string) => void): Promise<string>;
   /** Adds a bind source (directory or regular file), likewise. Read-only is enforced here: the guest cannot lift it. */
   addMount(containerId: string, source: string, options: BindOptions): Promise<SharedVolume>;
   /** Removes what was added for a container and no other uses. Idempotent. */
@@ -70,12 +72,22 @@ export function openSharedDir(directory: string): SharedDir {
   const { root, skeleton } = places;
   const mounts = new ShareMounts(root);
   const volumes = new SharedVolumes(places, mounts);
+  const makeRootfsPoint = async (containerId: string) => {
+    const relativePath = join(containerId, "rootfs");
+    await mkdir(join(skeleton, relativePath), { recursive: true, mode: passMode });
+    return relativePath;
+  };
   return {
     path: root,
     serve: (pid) => mounts.serve(pid),
     abandon: (reason) => mounts.close(reason),
+    addScratchRootfs: async (containerId, fill) => {
+      const relativePath = await makeRootfsPoint(containerId);
+      using tree = makeScratchTree(fill);
+      await mounts.attach(tree, relativePath);
+      return relativePath;
+    },
     addRootfs: async (containerId, source, readOnly) => {
-      const relativePath = join(containerId, "rootfs");
       await using from = await openMountSource(source);
       if (!from.isDirectory) {
         throw new RuntimeError(
@@ -83,7 +95,7 @@ export function openSharedDir(directory: string): SharedDir {
           `Cannot use "${source}" as a root file system: it is no directory`,
         );
       }
-      await mkdir(join(skeleton, relativePath), { recursive: true, mode: passMode });
+      const relativePath = await makeRootfsPoint(containerId);
       using tree = copyTree(from, {
         recursive: true,
         readOnly: readOnly ? "all" : "none",
