@@ -19,6 +19,12 @@ nix::ioctl_write_ptr_bad!(
     libc::ifreq
 );
 
+nix::ioctl_write_int_bad!(
+    /// TUNSETPERSIST of <linux/if_tun.h>: whether the tap stays when nobody has it open.
+    tun_set_persistent,
+    nix::request_code_write!(b'T', 203, size_of::<libc::c_int>())
+);
+
 /// Which tap to open.
 #[napi(object, object_to_js = false)]
 pub struct TapOptions {
@@ -26,18 +32,24 @@ pub struct TapOptions {
     pub netns_path: String,
     /// Name of the tap, at most 15 bytes.
     pub name: String,
+    /// It stays until it is removed, or its namespace goes.
+    pub stays: bool,
 }
 
-/// Opens a single-queue tap without packet information and with virtio-net headers, and makes it when there is none; such a
-/// tap goes away with the last file descriptor of it. The descriptor is non-blocking, is not inherited by
-/// children, and belongs to the caller.
+/// Opens a single-queue tap without packet information and with virtio-net headers, and makes it when there is none. Unless it
+/// stays, it goes away with the last file descriptor of it, whose close takes the kernel 16 ms then. The descriptor is non-blocking,
+/// is not inherited by children, and belongs to the caller.
 #[napi]
 pub fn open_tap(options: TapOptions) -> Result<i32> {
-    let TapOptions { netns_path, name } = options;
-    run_in(netns_path, "open-tap", move || open_here(&name)).map(IntoRawFd::into_raw_fd)
+    let TapOptions {
+        netns_path,
+        name,
+        stays,
+    } = options;
+    run_in(netns_path, "open-tap", move || open_here(&name, stays)).map(IntoRawFd::into_raw_fd)
 }
 
-fn open_here(name: &str) -> Result<OwnedFd> {
+fn open_here(name: &str, stays: bool) -> Result<OwnedFd> {
     let request = interface_request(name)?;
     let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
     let tap = open(TUN_DEVICE, flags, Mode::empty())
@@ -45,6 +57,9 @@ fn open_here(name: &str) -> Result<OwnedFd> {
     // SAFETY: the descriptor is open and `request` is a complete ifreq that lives through the call.
     unsafe { tun_set_interface(tap.as_raw_fd(), &raw const request) }
         .map_err(|errno| failed(format_args!("ioctl TUNSETIFF \"{name}\""), errno))?;
+    // SAFETY: the descriptor is open, and the argument is a number.
+    unsafe { tun_set_persistent(tap.as_raw_fd(), i32::from(stays)) }
+        .map_err(|errno| failed(format_args!("ioctl TUNSETPERSIST \"{name}\""), errno))?;
     Ok(tap)
 }
 

@@ -14,10 +14,10 @@ export interface VsockAddress {
 export interface Native {
   /**
    * Opens the tap `name` in the network namespace at `netnsPath` (single queue, no packet information, virtio-net
-   * headers), made when there is none; the kernel removes it with its last file descriptor. The descriptor is non-blocking,
-   * close-on-exec, and the caller's.
+   * headers), made when there is none. Unless it `stays` until it is removed or its namespace goes, the kernel removes it with its last
+   * file descriptor, whose close takes 16 ms then. The descriptor is non-blocking, close-on-exec, and the caller's.
    */
-  openTap(options: { readonly netnsPath: string; readonly name: string }): number;
+  openTap(options: { readonly netnsPath: string; readonly name: string; readonly stays: boolean }): number;
   /** Makes a network namespace, its loopback up, which lives as long as the mount of it that is made on the file at `path`. */
   makeNetns(path: string): void;
   /**

@@ -64,7 +64,7 @@ export async function attachNetwork(options: {
   cleanup.defer("taps", closeTaps);
 
   const nics = guest.interfaces.map(({ macAddress }, index) => {
-    const tapFd = openTap(netnsPath, tapName(index));
+    const tapFd = openTap(netnsPath, tapName(index), { stays: false });
     tapFds.push(tapFd);
     return { id: `net${index}`, macAddress, tapFd };
   });

@@ -48,13 +48,14 @@ export interface SpareNic extends AsyncDisposable {
 /**
  * Opens the tap of a spare device in a namespace without links. On failure nothing is left.
  *
+ * @param isOurs  whether the namespace goes with the VM: then the tap goes with it, unless it has moved
  * @throws already_exists, not_found, unavailable
  */
-export function openSpareNic(initialPath: string): SpareNic {
+export function openSpareNic(initialPath: string, { isOurs }: { isOurs: boolean }): SpareNic {
   const tap = tapName(0);
   let netnsPath = initialPath;
-  let tapFd: number | undefined = openTap(netnsPath, tap);
-  let hasJoined = false;
+  let tapFd: number | undefined = openTap(netnsPath, tap, { stays: isOurs });
+  let isToDetach = false;
   const nic = { id: "net0", macAddress: randomMacAddress(), tapFd };
   const closeTap = async () => {
     const fd = tapFd;
@@ -65,7 +66,7 @@ export function openSpareNic(initialPath: string): SpareNic {
     const limits = { signal, timeoutMs: joinTimeoutMs };
     const guest = describeNetwork(await scanNetns(netnsPath, limits));
     if (guest.interfaces.length === 0) return undefined;
-    hasJoined = true;
+    isToDetach = true;
     await using added = new Cleanup();
     await addNics(netnsPath, guest, slots, added);
     const ipv6 = existsSync("/proc/sys/net/ipv6");
@@ -87,11 +88,12 @@ export function openSpareNic(initialPath: string): SpareNic {
       const argv = ["nsenter", `--net=${netnsPath}`, "--", "ip", "link", "set", "dev", tap, "netns", path];
       await exec(argv, { signal, timeoutMs: moveTimeoutMs });
       netnsPath = path;
+      isToDetach = true;
     },
     [Symbol.asyncDispose]: async () => {
       await closeTap();
-      // Else there is nothing but the tap, which ends with the VMM.
-      if (hasJoined) await detachNetwork({ netnsPath });
+      // Else there is nothing but the tap, which ends with the VMM or the namespace.
+      if (isToDetach) await detachNetwork({ netnsPath });
     },
   };
 }
@@ -106,7 +108,7 @@ async function addNics(
   for (const [index, { macAddress }] of interfaces.entries()) {
     if (index === 0) continue;
     const id = `net${index}`;
-    const tapFd = openTap(netnsPath, tapName(index));
+    const tapFd = openTap(netnsPath, tapName(index), { stays: false });
     try {
       await slots.plug({ id, macAddress, tapFd });
       added.defer(`network card ${id}`, () => slots.unplug(id));

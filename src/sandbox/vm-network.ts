@@ -41,14 +41,14 @@ export async function makeVmNetwork(
     request.journal.add({ kind: "netns", path: netns });
     parts.defer("network namespace", () => removeNetns(netns));
     await createNetns(netns, { signal });
-    return spareNetwork(netns, parts);
+    return spareNetwork(netns, parts, { isOurs: true });
   }
   const onTaken = () => request.journal.add({ kind: "network", netnsPath });
   const network = await attachNetwork({ netnsPath, signal, onTaken });
   parts.defer("network", () => network[Symbol.asyncDispose]());
   if (network.nics.length === 0) {
     onTaken();
-    return spareNetwork(netnsPath, parts);
+    return spareNetwork(netnsPath, parts, { isOurs: false });
   }
   return { netnsPath, nics: network.nics, guest: network.guest, closeTaps: () => network.closeTaps() };
 }
@@ -70,8 +70,8 @@ export function namespacePath(spec: Spec): string | undefined {
 }
 
 /** A namespace without links: the VM gets one device for a link that may come before its start. */
-function spareNetwork(netnsPath: string, parts: Cleanup): VmNetwork {
-  const spare = openSpareNic(netnsPath);
+function spareNetwork(netnsPath: string, parts: Cleanup, owner: { isOurs: boolean }): VmNetwork {
+  const spare = openSpareNic(netnsPath, owner);
   parts.defer("spare network device", () => spare[Symbol.asyncDispose]());
   const guest = { interfaces: [], routes: [], neighbours: [] };
   return { netnsPath, nics: [spare.nic], guest, spare, closeTaps: () => spare.closeTap() };

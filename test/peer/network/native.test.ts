@@ -1,4 +1,4 @@
-import { mkdtempSync, readdirSync, rmSync, statSync } from "node:fs";
+import { closeSync, mkdtempSync, readdirSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, test } from "vitest";
@@ -30,10 +30,19 @@ test("openTap() fails with the errno of the call that failed, keeps no descripto
   ];
   for (const [netnsPath, name, message] of failures) {
     const code = message.split(":")[0];
-    expect(() => loadNative().openTap({ netnsPath, name })).toThrow(
+    expect(() => loadNative().openTap({ netnsPath, name, stays: false })).toThrow(
       expect.objectContaining({ code, message }),
     );
   }
   expect(readdirSync("/proc/self/fd")).toHaveLength(fds);
   expect(readdirSync("/sys/class/net")).toEqual(links);
+});
+
+test.each([true, false])("openTap(): whether it stays (%s) when nobody has it open", (stays) => {
+  using netns = makeNetns();
+  const links = () => netns.run("ip -brief link").includes("tap0_caisson");
+  const tap = loadNative().openTap({ netnsPath: netns.path, name: "tap0_caisson", stays });
+  expect(links()).toBe(true);
+  closeSync(tap);
+  expect(links()).toBe(stays);
 });
