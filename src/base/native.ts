@@ -120,6 +120,8 @@ export interface Native {
   waitWritable(fd: number): Promise<boolean>;
   /** Ends the wait for `fd`, if there is one: before it is closed. */
   cancelWait(fd: number): void;
+  /** Ends this process at once, without Node's own way to its end: nothing that is still to be written is waited for. */
+  exitNow(code: number): never;
   /** Ends this process by a signal, without a core dump. Returns only for a signal that ends no process. */
   dieOf(signal: number): void;
 }

@@ -20,15 +20,23 @@ export interface RunningVmParts {
 /** Takes over a VM that runs: watches its processes and ends them together. */
 export function ownRunningVm(parts: RunningVmParts): RunningVm {
   const { vmm, helpers } = parts;
-  const first = firstExit([vmm, ...helpers]);
+  let isKilled = false;
+  const first = firstExit([vmm, ...helpers]).then(async (end) =>
+    // Killed together, they end in any order.
+    isKilled ? { daemon: vmm, exit: await vmm.exited } : end,
+  );
   const released = first.then(() => parts.owned[Symbol.asyncDispose]());
   // Whoever stops the VM gets the failure; that the VM has ended is not made less true by it.
   released.catch(() => {});
   const exited = describeEnd(parts, first, released);
   const stop = async ({ graceMs }: { graceMs: number }) => {
     const outcome = graceMs > 0 ? await within(exited, graceMs, "late" as const) : "late";
-    // The end of the VMM makes `exited` release the rest. SIGKILL also ends one that was stopped.
-    if (outcome === "late") vmm.kill("SIGKILL");
+    // The end of the VMM makes `exited` release the rest, which takes the kernel as long again if it begins then. SIGKILL also ends one
+    // that was stopped.
+    if (outcome === "late") {
+      isKilled = true;
+      for (const daemon of [vmm, ...helpers]) daemon.kill("SIGKILL");
+    }
     await exited;
     await released;
   };

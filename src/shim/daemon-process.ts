@@ -1,6 +1,7 @@
 import { readFile, writeFile } from "node:fs/promises";
 import { describe } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
+import { loadNative } from "../base/native.ts";
 import { readOptions } from "./options.ts";
 import type { SandboxRequest, ServedSandbox } from "./served-sandbox.ts";
 
@@ -26,7 +27,8 @@ export function processOfOne(): DaemonProcess {
     waitForEarlier: async () => {},
     adopt: (sandbox) => {
       for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => sandbox.end());
-      void sandbox.ended.then(() => process.exit(0));
+      // containerd's `delete` waits for the end of the process.
+      void sandbox.ended.then(() => loadNative().exitNow(0));
     },
     takePlace,
   };
