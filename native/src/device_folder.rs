@@ -15,7 +15,9 @@ use crate::error::{Result, failed};
 /// The folder. The descriptor is close-on-exec and the caller's.
 #[napi]
 pub fn open_device_folder() -> Result<i32> {
-    let folder = mount_detached().map_err(|errno| failed("mount a tmpfs for devices", errno))?;
+    let attributes = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
+    let folder = mount_detached(c"64k", attributes)
+        .map_err(|errno| failed("mount a tmpfs for devices", errno))?;
     Ok(folder.into_raw_fd())
 }
 
@@ -78,13 +80,14 @@ fn make_node(folder: impl AsFd, device: &BlockDevice) -> nix::Result<()> {
     fchmodat(&folder, name, mode, FchmodatFlags::FollowSymlink)
 }
 
-fn mount_detached() -> nix::Result<OwnedFd> {
+/// A tmpfs of at most `size` that is mounted nowhere, its root for everybody to read.
+pub fn mount_detached(size: &CStr, attributes: u64) -> nix::Result<OwnedFd> {
     // SAFETY: the name is a C string that outlives the call, which touches no other memory of ours.
     let context = opened(unsafe {
         libc::syscall(libc::SYS_fsopen, c"tmpfs".as_ptr(), libc::FSOPEN_CLOEXEC)
     })?;
     set(&context, c"mode", c"0755")?;
-    set(&context, c"size", c"64k")?;
+    set(&context, c"size", size)?;
     // SAFETY: the command takes no pointer.
     Errno::result(unsafe {
         libc::syscall(
@@ -96,7 +99,6 @@ fn mount_detached() -> nix::Result<OwnedFd> {
             0,
         )
     })?;
-    let attributes = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
     // SAFETY: the call takes no pointer.
     opened(unsafe {
         libc::syscall(

@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 
+use crate::device_folder::mount_detached;
 use crate::error::{Result, failed};
 use crate::thread::spend_thread;
 
@@ -136,6 +137,16 @@ fn move_here(tree: i32, path: &CStr) -> nix::Result<()> {
         )
     };
     Errno::result(result).map(drop)
+}
+
+/// An empty file system in memory of at most 4 MiB, without setuid programs and devices, attached to no place yet. The descriptor is
+/// close-on-exec and the caller's; `moveMount` attaches it.
+#[napi]
+pub fn open_scratch() -> Result<i32> {
+    let attributes = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+    let scratch =
+        mount_detached(c"4m", attributes).map_err(|errno| failed("mount a tmpfs", errno))?;
+    Ok(scratch.into_raw_fd())
 }
 
 /// Detaches the mount at `path` with all that is mounted below it (umount2(2), `MNT_DETACH`); symbolic links are not followed.

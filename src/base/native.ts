@@ -49,6 +49,8 @@ export interface Native {
    * of the errno, or with null. More than a page of data is E2BIG.
    */
   mountFileSystem(system: FileSystem): Promise<string | null>;
+  /** An empty file system in memory of at most 4 MiB, without setuid programs and devices; of a descriptor as `cloneTree`'s. */
+  openScratch(): number;
   /** Detaches the mount at `path` with all that is mounted below it; symbolic links are not followed. */
   detachMount(path: string, namespace?: number): void;
   /**

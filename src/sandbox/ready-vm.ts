@@ -28,6 +28,8 @@ export interface ReadyVmOptions {
   readonly id: string;
   readonly config: Config;
   readonly hypervisor: Hypervisor;
+  /** A static executable of ours that says its version, for the warm-up. */
+  readonly program: string;
   readonly log: Log;
   readonly observer: SandboxObserver;
   readonly signal: AbortSignal;
@@ -58,7 +60,7 @@ type SandboxName = Pick<VmRequest, "namespace" | "sandboxId">;
 
 /** Boots one. On failure nothing is left. */
 export async function bootReadyVm(options: ReadyVmOptions): Promise<ReadyVm> {
-  const { id, config, hypervisor, log, observer, signal } = options;
+  const { id, config, hypervisor, program, log, observer, signal } = options;
   const name = { stateDirectory: config.stateDirectory, namespace: readyNamespace, sandboxId: id };
   const events = new EventRelay();
   const host = await createHostState(readyNamespace, id, config);
@@ -80,7 +82,7 @@ export async function bootReadyVm(options: ReadyVmOptions): Promise<ReadyVm> {
     try {
       using limit = scope(signal, warmUpTimeoutMs, "the warm-up of a VM for the pool");
       const exited = (containerId: string) => events.exitOf(containerId, limit.signal);
-      await warmUp({ agent: vm.agent, host, exited }, limit.signal);
+      await warmUp({ agent: vm.agent, host, program, exited }, limit.signal);
       return new OwnedVm(options, host, vm, events);
     } catch (error) {
       await vm[Symbol.asyncDispose]();

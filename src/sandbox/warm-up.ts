@@ -1,8 +1,7 @@
-import { chmodSync, mkdirSync, writeFileSync } from "node:fs";
+import { chmodSync, copyFileSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Agent } from "../agent-client/agent.ts";
 import { guestShareDirectory } from "../agent-client/guest-mounts.ts";
-import { withIdleInit } from "../agent-client/idle-init.ts";
 import {
   defaultCapabilities,
   defaultMounts,
@@ -15,27 +14,31 @@ import type { Spec } from "../oci/spec.ts";
 import type { HostState } from "./host-state.ts";
 
 const containerId = "caisson-warm-up";
-const sigkill = 9;
+/** Where the program is in the container. */
+const programName = "program";
 
 export interface WarmUp {
   readonly agent: Agent;
   readonly host: Pick<HostState, "shared" | "journal">;
+  /** A static executable of ours that says its version and ends. */
+  readonly program: string;
   /** Resolves when the agent has told the exit of the container of this id. */
   readonly exited: (containerId: string) => Promise<void>;
 }
 
 /**
- * Makes a container of the agent's own idle program in a guest that has none, its root on the share as that of any other, and removes
- * it: what crun and the kernel do for the first one is then read, and translated where the CPU is emulated. Nothing of anybody's runs.
+ * Runs a container of a program of ours in a guest that has none, its root on the share as that of any other, and removes it: what crun
+ * and the kernel do for the first one is then read, and translated where the CPU is emulated. Nothing of anybody's runs.
  */
-export async function warmUp({ agent, host, exited }: WarmUp, signal: AbortSignal): Promise<void> {
+export async function warmUp({ agent, host, program, exited }: WarmUp, signal: AbortSignal): Promise<void> {
   const process = { containerId, execId: "" };
   host.journal.add({ kind: "container", containerId });
-  const root = join(guestShareDirectory, await host.shared.addScratchRootfs(containerId, fillRoot));
+  const fill = (path: string) => fillRoot(path, program);
+  const root = join(guestShareDirectory, await host.shared.addScratchRootfs(containerId, fill));
   await agent.createContainer(
     {
       containerId,
-      ociConfigJson: Buffer.from(JSON.stringify(withIdleInit(warmUpSpec(root)))),
+      ociConfigJson: Buffer.from(JSON.stringify(warmUpSpec(root))),
       stdio: { stdin: false, stdout: true, stderr: true, terminal: false, columns: 0, rows: 0 },
       noPivotRoot: false,
       storages: [],
@@ -52,17 +55,17 @@ export async function warmUp({ agent, host, exited }: WarmUp, signal: AbortSigna
   );
   const end = exited(containerId);
   await agent.startProcess(process);
-  await agent.signalProcess({ ...process, signal: sigkill, all: true }, signal);
   await end;
   await agent.deleteProcess(process, signal);
   await host.shared.removeContainer(containerId);
 }
 
 /** crun makes the mount points, and reads the user's entry. */
-function fillRoot(path: string): void {
-  chmodSync(path, 0o755);
+function fillRoot(path: string, program: string): void {
   mkdirSync(join(path, "etc"));
   writeFileSync(join(path, "etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n");
+  copyFileSync(program, join(path, programName));
+  chmodSync(join(path, programName), 0o755);
 }
 
 /** Much as containerd makes it. */
@@ -73,7 +76,7 @@ function warmUpSpec(root: string): Spec {
     root: { path: root },
     hostname: "warm-up",
     process: {
-      args: [],
+      args: [`/${programName}`, "-v"],
       cwd: "/",
       user: { uid: 0, gid: 0 },
       env: [],

@@ -1,4 +1,4 @@
-import { resolve } from "node:path";
+import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { runCommand } from "./command.ts";
 
@@ -24,7 +24,8 @@ await runCommand(process.argv.slice(2), {
     const { createDriver } = await import("../hypervisor/drivers.ts");
     const { bootReadyVm } = await import("../sandbox/ready-vm.ts");
     const hypervisor = await createDriver(options.config, (text) => options.log.warn(text));
-    return bootReadyVm({ ...options, hypervisor });
+    const program = join(executableDirectory, "containerd-shim-caisson-v2");
+    return bootReadyVm({ ...options, hypervisor, program });
   },
   removeSandbox: async (options) => {
     const { removeSandbox } = await import("../sandbox/remove.ts");

@@ -37,7 +37,7 @@ export interface ShimParts {
   loadConfig(overrides?: readonly ConfigSource[], environment?: Environment): Promise<Config>;
   createSandbox(options: SandboxOptions): Promise<Sandbox>;
   /** Boots a VM for a sandbox that is not known yet. On failure nothing is left. */
-  bootReadyVm(options: Omit<ReadyVmOptions, "hypervisor">): Promise<ReadyVm>;
+  bootReadyVm(options: Omit<ReadyVmOptions, "hypervisor" | "program">): Promise<ReadyVm>;
   /** Releases everything that a sandbox without a daemon holds on the host. Idempotent. */
   removeSandbox(options: RemoveSandboxOptions): Promise<void>;
   /** Unmounts everything at or below a directory. */

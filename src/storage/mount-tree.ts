@@ -97,13 +97,12 @@ export function copyTree(source: MountSource, options: TreeOptions): MountTree {
   };
 }
 
-/** An empty file system in memory that is mounted nowhere. @param fill  makes what is in it, below the path that it is given */
+/** A file system in memory, of at most 4 MiB, that is mounted nowhere. @param fill  makes what is in it, below the path that it is given */
 export function makeScratchTree(fill: (path: string) => void): MountTree {
   const native = loadNative();
-  const tree = native.openDeviceFolder();
+  const tree = native.openScratch();
   try {
     fill(`/proc/self/fd/${tree}`);
-    native.setMountAttributes(tree, { recursive: false, noSuidAndDev: true, propagation: "private" });
   } catch (error) {
     closeSync(tree);
     throw error;

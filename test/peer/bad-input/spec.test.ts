@@ -56,7 +56,7 @@ const rows: readonly Row[] = [
   {
     name: "53 an overlay over nothing",
     make: (model) => rootfs("overlay", "overlay", [`lowerdir=${model.dir.join("x")}\\:y:/nowhere`]),
-    code: "internal",
+    code: "not_found",
     message: /overlay/,
   },
   {
