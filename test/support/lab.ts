@@ -2,6 +2,7 @@
  * The lab: a Debian host with KVM, vhost-vsock and AF_VSOCK, run by QEMU in software emulation of a CPU with SVM. The tree
  * and the cache lie in it at the same paths as outside; what is written there is forgotten with it.
  */
+import { spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import {
   chmodSync,
@@ -17,7 +18,8 @@ import { join, resolve } from "node:path";
 import { createInterface } from "node:readline";
 import type { Duplex } from "node:stream";
 import { Cleanup } from "../../src/base/cleanup.ts";
-import { type Daemon, startDaemon } from "../../src/base/daemon.ts";
+import { type Daemon, type DaemonExit, startDaemon } from "../../src/base/daemon.ts";
+import { keepAlive } from "../../src/base/keep-alive.ts";
 import { abortable, scope } from "../../src/base/scope.ts";
 import { TextRing } from "../../src/base/text-ring.ts";
 import { readHostCpu } from "../../src/hypervisor/host-cpu.ts";
@@ -87,13 +89,11 @@ export async function bootLab(options: LabOptions): Promise<Lab> {
   }
   const console = new TextRing(64 * 1024);
   const { tscKhz } = await readHostCpu();
-  const qemu = await startDaemon({
-    name: "the lab",
-    argv: [qemuPath, ...planLab(options, tscKhz)],
-    privileges: { capabilities: [] },
-    cwd: directory,
-    fds: options.isInteractive === true ? [] : ["socket", "socket"],
-  });
+  const argv = [qemuPath, ...planLab(options, tscKhz)];
+  const qemu =
+    options.isInteractive === true
+      ? startOnTerminal(argv, directory)
+      : await startInBackground(argv, directory);
   cleanup.defer("QEMU", () => qemu.stop(0));
   const [consoleSocket, control] = qemu.sockets;
   consoleSocket?.on("data", (chunk: Buffer) => console.push(chunk)).on("error", () => {});
@@ -111,12 +111,41 @@ export async function bootLab(options: LabOptions): Promise<Lab> {
   const owned = cleanup.move();
   return {
     consoleTail,
-    ended: qemu.exited,
+    get ended() {
+      return keepAlive(qemu.exited);
+    },
     run: (script, { timeoutMs = 180_000 } = {}) => {
       if (commands === undefined) throw new Error("A lab with a shell takes no commands");
       return commands.run(script, timeoutMs, qemu);
     },
-    [Symbol.asyncDispose]: () => owned[Symbol.asyncDispose](),
+    // By itself a child does not keep a program running that waits for nothing else.
+    [Symbol.asyncDispose]: () => keepAlive(owned[Symbol.asyncDispose]()),
+  };
+}
+
+type LabProcess = Pick<Daemon, "sockets" | "exited" | "lastWords" | "stop">;
+
+/** Its fds 3 and 4 are the console and the control line. */
+function startInBackground(argv: readonly string[], cwd: string): Promise<LabProcess> {
+  const fds = ["socket", "socket"] as const;
+  return startDaemon({ name: "the lab", argv, privileges: { capabilities: [] }, cwd, fds });
+}
+
+/** It has our terminal, and whoever sits there. */
+function startOnTerminal([file = "", ...args]: readonly string[], cwd: string): LabProcess {
+  const child = spawn(file, args, { cwd, stdio: "inherit" });
+  const exited = new Promise<DaemonExit>((resolve) => {
+    child.once("exit", (exitCode, signal) => resolve({ exitCode, signal }));
+    child.once("error", () => resolve({ exitCode: 127, signal: null }));
+  });
+  return {
+    sockets: [],
+    exited,
+    lastWords: () => "the lab has ended",
+    stop: async () => {
+      child.kill("SIGKILL");
+      await exited;
+    },
   };
 }
 
@@ -185,7 +214,7 @@ class Commands {
     });
   }
 
-  async run(script: string, timeoutMs: number, qemu: Daemon): Promise<LabResult> {
+  async run(script: string, timeoutMs: number, qemu: LabProcess): Promise<LabResult> {
     const name = randomBytes(6).toString("hex");
     const file = (suffix: string) => join(out, `${name}.${suffix}`);
     writeFileSync(file("sh"), script);
