@@ -14,7 +14,7 @@ import { Cleanup } from "../base/cleanup.ts";
 import type { Daemon } from "../base/daemon.ts";
 import { codeOf, describe, RuntimeError } from "../base/errors.ts";
 import { openShortPath } from "../base/files.ts";
-import { foreignText, type Log } from "../base/log.ts";
+import type { Log } from "../base/log.ts";
 import type { ProcessIdentity } from "../base/processes.ts";
 import { scope } from "../base/scope.ts";
 import { settleAll } from "../base/settle.ts";
@@ -30,6 +30,7 @@ import { startVirtiofsd, type Virtiofsd } from "../storage/virtiofsd.ts";
 import { BlockVolumes, findBlockVolumes } from "./block-volumes.ts";
 import { cgroupPlaceOf } from "./cgroup-path.ts";
 import { addGuestPhases, configureGuest } from "./configure-guest.ts";
+import { describeConsole } from "./console-end.ts";
 import { type GuestConnections, guestConnections } from "./connections.ts";
 import { findGuestFiles } from "./guest-files.ts";
 import { findHostDevices } from "./host-devices.ts";
@@ -46,7 +47,6 @@ import { makeCgroupFor, VmPlace } from "./vm-place.ts";
 import { makeVmVsock, type VmVsock } from "./vm-vsock.ts";
 
 const virtiofsSocketName = "virtiofs.sock";
-const consoleLinesShown = 8;
 /** How long the end of QEMU may take to be noticed after that of a helper that served it. */
 const vmmEndNoticeMs = 1_000;
 
@@ -240,7 +240,9 @@ export async function bootSandboxVm(request: VmRequest): Promise<SandboxVm> {
     cleanup.defer("health watch", () => health.abort());
     const losses = [
       over,
-      agent.subscribe(request.events).then((words) => `the agent is lost: ${words}; ${endOfConsole(vm)}`),
+      agent
+        .subscribe(request.events)
+        .then((words) => `the agent is lost: ${words}; ${describeConsole(vm.consoleTail())}`),
       watchHealth((pingSignal) => pingWithin(agent, config.healthIntervalMs, log, pingSignal), {
         intervalMs: config.healthIntervalMs,
         signal: health.signal,
@@ -368,18 +370,6 @@ async function pingWithin(agent: Agent, timeoutMs: number, log: Log, signal: Abo
 function withConsole(error: unknown, sandboxId: string, vm: RunningVm): RuntimeError {
   return new RuntimeError(
     codeOf(error),
-    `Cannot boot sandbox "${sandboxId}": ${describe(error)}; ${endOfConsole(vm)}`,
+    `Cannot boot sandbox "${sandboxId}": ${describe(error)}; ${describeConsole(vm.consoleTail())}`,
   );
-}
-
-function endOfConsole(vm: RunningVm): string {
-  const lines = vm
-    .consoleTail()
-    .split(/\r?\n/)
-    .filter((line) => line.trim() !== "")
-    .slice(-consoleLinesShown)
-    .map((line) => foreignText(line.trim(), 200));
-  return lines.length === 0
-    ? "the guest's console is empty"
-    : `the guest's console ends with: ${lines.join(" | ")}`;
 }
