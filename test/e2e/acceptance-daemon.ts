@@ -76,7 +76,7 @@ export function makeBundle(
   args: readonly string[],
   changes: { readonly terminal?: boolean; readonly annotations?: Readonly<Record<string, string>> } = {},
 ) {
-  const bundle = containerd.dir.join("own", id);
+  const bundle = containerd.dir.join("own", taskId, id);
   mkdirSync(join(bundle, "rootfs"), { recursive: true });
   const spec = JSON.parse(readFileSync(join(bundleOf(containerd, taskId), "config.json"), "utf8")) as {
     process: Record<string, unknown>;

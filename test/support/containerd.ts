@@ -28,7 +28,7 @@ export interface Containerd extends AsyncDisposable {
   /** containerd's namespace, which is the test's token. */
   readonly namespace: string;
   readonly pid: number;
-  /** A container id that is unique on the machine. */
+  /** A container id that is unique on the machine, and another one for a test that is tried again. */
   id(name: string): string;
   /** The command line of ctr for this containerd. */
   ctrArgv(...args: string[]): string[];
@@ -41,7 +41,7 @@ export interface Containerd extends AsyncDisposable {
   startTask(flags: readonly string[], id: string, ...command: string[]): Promise<Task>;
   /** Adds lines to Caisson's configuration, or puts them in the place of its own, for the sandboxes that start until the result is disposed. */
   configure(toml: string): Disposable;
-  /** Removes the tasks and containers that a failed test left, so that they do not stand in the way of the next. */
+  /** Removes the tasks and containers that a failed test left, so that they do not stand in the way of the next; ids are new from here on. */
   removeAll(): Promise<void>;
   /** SIGKILL; resolves when it is reaped. */
   kill(): Promise<void>;
@@ -78,6 +78,7 @@ export async function startContainerd(binaries = currentBinaries): Promise<Conta
   const ctr = (args: readonly string[], options?: RunOptions) => run(ctrArgv(...args), options);
   const ctrOk = (args: readonly string[], options?: RunOptions) => runOk(ctrArgv(...args), options);
   let child = await launch(binaries, dir, files, ctr);
+  let round = 0;
 
   const kill = () => killContainerd(child);
   const containerd: Containerd = {
@@ -86,7 +87,7 @@ export async function startContainerd(binaries = currentBinaries): Promise<Conta
     get pid() {
       return child.pid ?? 0;
     },
-    id: (name) => `${dir.token}-${name}`,
+    id: (name) => `${dir.token}-${round}-${name}`,
     ctrArgv,
     ctr,
     ctrOk,
@@ -131,7 +132,10 @@ export async function startContainerd(binaries = currentBinaries): Promise<Conta
       directories: [files.bundles, files.work, files.snapshots, files.fifos, files.sandboxes],
       containerdPid: child.pid ?? 0,
     }),
-    removeAll: () => removeContainers(containerd),
+    removeAll: () => {
+      round++;
+      return removeContainers(containerd);
+    },
     [Symbol.asyncDispose]: async () => {
       await containerd.removeAll();
       await stopContainerd(child);
