@@ -2,6 +2,8 @@
  * `make lab` and `make lab-shell`: boots the lab and shows what it is, or gives its console.
  * main.ts check|shell IMAGE, where IMAGE is what scripts/lab-image prints.
  */
+import { constants } from "node:os";
+import { abortable } from "../../src/base/scope.ts";
 import { bootLab } from "../support/lab.ts";
 
 const facts = `
@@ -16,13 +18,26 @@ printf 'Caisson         '; build/bin/caisson version | head -n 1
 `;
 
 const [verb = "", image = ""] = process.argv.slice(2);
-const begin = performance.now();
-await using lab = await bootLab({ image, isInteractive: verb === "shell" });
-if (verb === "shell") {
-  await lab.ended;
-} else {
+const interrupt = new AbortController();
+for (const name of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+  process.once(name, () => {
+    process.exitCode = 128 + constants.signals[name];
+    interrupt.abort(new Error(`Ended by ${name}`));
+  });
+}
+await main(interrupt.signal).catch((error: unknown) => {
+  if (!interrupt.signal.aborted) throw error;
+});
+
+async function main(signal: AbortSignal): Promise<void> {
+  const begin = performance.now();
+  await using lab = await bootLab({ image, isInteractive: verb === "shell", signal });
+  if (verb === "shell") {
+    await abortable(lab.ended, signal);
+    return;
+  }
   process.stdout.write(`up after ${((performance.now() - begin) / 1000).toFixed(1)} s\n`);
-  const { exitCode, stdout, stderr } = await lab.run(facts);
+  const { exitCode, stdout, stderr } = await abortable(lab.run(facts), signal);
   process.stdout.write(stdout);
   process.stderr.write(stderr);
   process.exitCode = exitCode;

@@ -1,9 +1,10 @@
 import { readdirSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { resolve } from "node:path";
+import { join, resolve } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { expect, test } from "vitest";
 import { startOnPty } from "../support/cli-pty.ts";
-import { run } from "../support/cli-run.ts";
+import { run, start } from "../support/cli-run.ts";
 import { labImage } from "../support/lab.ts";
 
 const root = resolve(import.meta.dirname, "../..");
@@ -38,5 +39,19 @@ test("make lab-shell gives a prompt on a host with KVM, and leaves nothing", asy
   pty.type("exit\n");
 
   expect(await pty.exitCode).toBe(0);
+  expect(directories()).toEqual(before);
+});
+
+test("make lab that is interrupted ends the lab, and leaves nothing", async (context) => {
+  if (image.tag === "missing") return context.skip(image.reason);
+  if (!isEverything) context.skip("long case: make test-lab runs it");
+  const before = directories();
+  const main = join(root, "test/lab/main.ts");
+  await using lab = start([process.execPath, "--no-warnings", main, "check", image.path]);
+  while (directories().length === before.length) await sleep(50);
+
+  lab.child.kill("SIGINT");
+
+  expect(await lab.ended).toMatchObject({ exitCode: 130, timedOut: false });
   expect(directories()).toEqual(before);
 });

@@ -43,6 +43,8 @@ export interface LabOptions {
   readonly isInteractive?: boolean;
   /** With an IOMMU, and a spare disk behind it (`spareDisk`). */
   readonly hasIommu?: boolean;
+  /** Gives the boot up; once it is up, disposing ends the lab. */
+  readonly signal?: AbortSignal;
 }
 
 /** A PCI device of a lab with an IOMMU that nobody needs. */
@@ -100,11 +102,12 @@ export async function bootLab(options: LabOptions): Promise<Lab> {
   const commands = control === undefined ? undefined : new Commands(control);
   const consoleTail = () => console.toString();
   if (commands !== undefined) {
-    using limit = scope(undefined, bootTimeoutMs, "the boot of the lab");
+    using limit = scope(options.signal, bootTimeoutMs, "the boot of the lab");
     const end = qemu.exited.then(() => {
       throw new Error(`${qemu.lastWords()}\n${consoleTail()}`);
     });
     await abortable(Promise.race([commands.ready, end]), limit.signal).catch((cause: unknown) => {
+      options.signal?.throwIfAborted();
       throw new Error(`Cannot boot the lab; its console ends with:\n${consoleTail()}`, { cause });
     });
   }
