@@ -22,10 +22,13 @@ export type JournalEntry =
   | { readonly kind: "container"; readonly containerId: string };
 
 const fileName = "journal";
+/** What the end of the host leaves, where the state directory is on a disk: files. The rest goes with its kernel. */
+const staysOnDisk: ReadonlySet<JournalEntry["kind"]> = new Set(["user", "container"]);
 
 /**
- * The record of what a sandbox holds on the host. Each entry is on disk before the thing is made (processes: right after
- * they were started, their pid is not known before), so that `delete` finds everything after any crash.
+ * The record of what a sandbox holds on the host. Each entry is written before the thing is made (processes: right after they were
+ * started, their pid is not known before), and on disk then if the thing outlives the host's kernel, so that `delete` finds
+ * everything after any crash.
  */
 export class Journal implements Disposable {
   readonly #fd: number;
@@ -50,7 +53,7 @@ export class Journal implements Disposable {
       // The last block of a full disk takes a part of it, without an error.
       for (let offset = 0; offset < record.length; ) offset += writeSync(this.#fd, record, offset);
       this.#isTorn = false;
-      fsyncSync(this.#fd);
+      if (staysOnDisk.has(entry.kind)) fsyncSync(this.#fd);
     } catch (cause) {
       throw new RuntimeError(systemErrorCode(cause), `Cannot write "${this.#path}"`, { cause });
     }

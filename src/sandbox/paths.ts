@@ -14,6 +14,11 @@ export interface SandboxPaths {
 /** Of VMs that have no sandbox yet, in the place of a namespace of containerd, whose names begin with a letter or a digit. */
 export const readyNamespace = ".pool";
 
+/** The name of the sandbox that a VM of the pool rehearses a start with. */
+export function rehearsalId(id: string): string {
+  return `${id}-rehearsal`;
+}
+
 export function sandboxPaths(stateDirectory: string, namespace: string, sandboxId: string): SandboxPaths {
   const directory = join(stateDirectory, namespace, sandboxId);
   return {

@@ -3,7 +3,6 @@ import type { AgentEvents } from "../agent-client/agent-types.ts";
 import { describe } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import type { ProcessIdentity } from "../base/processes.ts";
-import { scope } from "../base/scope.ts";
 import type { Config } from "../config/config.ts";
 import { configFor } from "../config/annotations.ts";
 import type { Hypervisor } from "../hypervisor/hypervisor.ts";
@@ -14,21 +13,19 @@ import { findGuestFiles } from "./guest-files.ts";
 import { createHostState, type HostState, renameHostState } from "./host-state.ts";
 import type { SandboxObserver } from "./observer.ts";
 import { readyNamespace } from "./paths.ts";
+import { planRehearsal, type Rehearsal } from "./rehearsal.ts";
 import { removeFilesIn, removeSandbox } from "./remove.ts";
 import { sizeOf, thisHost, type VmSize } from "./sizing.ts";
 import { Timeline } from "./timeline.ts";
 import { bootSandboxVm, type SandboxVm, type VmRequest } from "./vm.ts";
 import { coldVms, type VmSource } from "./vm-source.ts";
-import { warmUp } from "./warm-up.ts";
-
-const warmUpTimeoutMs = 60_000;
 
 export interface ReadyVmOptions {
   /** Of nothing else, ever: names the state directory and the owner of the user id. */
   readonly id: string;
   readonly config: Config;
   readonly hypervisor: Hypervisor;
-  /** A static executable of ours that says its version, for the warm-up. */
+  /** A static executable of ours that says its version, for the rehearsal. */
   readonly program: string;
   readonly log: Log;
   readonly observer: SandboxObserver;
@@ -44,6 +41,8 @@ export interface ReadyVm extends AsyncDisposable {
   readonly processes: readonly ProcessIdentity[];
   /** Whether it has the size and the settings that a sandbox for this spec is to have. */
   fits(spec: Spec, config: Config): boolean;
+  /** For a start that is rehearsed before there is a sandbox. To be over when somebody takes this VM. */
+  planRehearsal(): Rehearsal;
   /** For a sandbox, whose first boot takes this VM. One that does not suit in the end is thrown away for another. */
   sourceFor(sandbox: SandboxName): ReadyVmSource;
 }
@@ -60,7 +59,7 @@ type SandboxName = Pick<VmRequest, "namespace" | "sandboxId">;
 
 /** Boots one. On failure nothing is left. */
 export async function bootReadyVm(options: ReadyVmOptions): Promise<ReadyVm> {
-  const { id, config, hypervisor, program, log, observer, signal } = options;
+  const { id, config, hypervisor, log, observer, signal } = options;
   const name = { stateDirectory: config.stateDirectory, namespace: readyNamespace, sandboxId: id };
   const events = new EventRelay();
   const host = await createHostState(readyNamespace, id, config);
@@ -79,15 +78,7 @@ export async function bootReadyVm(options: ReadyVmOptions): Promise<ReadyVm> {
       observer,
       signal,
     });
-    try {
-      using limit = scope(signal, warmUpTimeoutMs, "the warm-up of a VM for the pool");
-      const exited = (containerId: string) => events.exitOf(containerId, limit.signal);
-      await warmUp({ agent: vm.agent, host, program, exited }, limit.signal);
-      return new OwnedVm(options, host, vm, events);
-    } catch (error) {
-      await vm[Symbol.asyncDispose]();
-      throw error;
-    }
+    return new OwnedVm(options, host, vm, events);
   } catch (error) {
     host.shared[Symbol.dispose]();
     host.journal[Symbol.dispose]();
@@ -144,6 +135,12 @@ class OwnedVm implements ReadyVm {
       size.memoryMiB === this.size.memoryMiB &&
       describeFiles(wanted) === this.#files
     );
+  }
+
+  planRehearsal(): Rehearsal {
+    const { id, config, program, log } = this.#options;
+    const deliverTo = (events: AgentEvents) => this.#events.deliverTo(events);
+    return planRehearsal({ id, config, program, log, vm: this.#vm, host: this.#host, deliverTo });
   }
 
   sourceFor(sandbox: SandboxName): ReadyVmSource {
@@ -231,22 +228,12 @@ function describeFiles(config: Config): string {
 /** Events of the agent, for whoever has the VM. */
 class EventRelay implements AgentEvents {
   #target: AgentEvents | undefined;
-  readonly #waiting = new Map<string, () => void>();
 
   deliverTo(target: AgentEvents): void {
     this.#target = target;
   }
 
-  /** Resolves with the exit of a container's init. */
-  exitOf(containerId: string, signal: AbortSignal): Promise<void> {
-    return new Promise((resolve, reject) => {
-      this.#waiting.set(containerId, resolve);
-      signal.addEventListener("abort", () => reject(signal.reason as Error), { once: true });
-    });
-  }
-
   onExit(exit: Parameters<AgentEvents["onExit"]>[0]): void {
-    this.#waiting.get(exit.containerId)?.();
     this.#target?.onExit(exit);
   }
 

@@ -24,6 +24,7 @@ import type {
   SandboxOptions,
 } from "./model.ts";
 import { OomKills } from "./oom-kills.ts";
+import { readyNamespace } from "./paths.ts";
 import { GuestProcess } from "./process.ts";
 import { SharedMemory } from "./shared-memory.ts";
 import type { SandboxVm } from "./vm.ts";
@@ -36,7 +37,7 @@ const lostExitCode = 255;
 
 /** A sandbox without a VM yet; its first container boots one. @throws invalid_argument for a bad id or namespace */
 export function createSandbox(options: SandboxOptions): Sandbox {
-  checkId("namespace", options.namespace);
+  if (options.namespace !== readyNamespace) checkId("namespace", options.namespace);
   checkId("sandbox id", options.sandboxId);
   return new VmSandbox({ vms: coldVms, ...options });
 }

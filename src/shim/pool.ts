@@ -12,7 +12,7 @@ import { isAlive } from "../base/processes.ts";
 import { within } from "../base/scope.ts";
 import type { Config } from "../config/config.ts";
 import { readJournal } from "../sandbox/journal.ts";
-import { readyNamespace, sandboxPaths } from "../sandbox/paths.ts";
+import { readyNamespace, rehearsalId, sandboxPaths } from "../sandbox/paths.ts";
 import { readyDirectory } from "./offer.ts";
 import type { ShimParts } from "./parts.ts";
 
@@ -187,7 +187,8 @@ class Pool {
   async #remove(id: string): Promise<void> {
     const { stateDirectory } = this.#config;
     await removeFile(join(readyDirectory(stateDirectory), id));
-    await this.#parts.removeSandbox({ stateDirectory, namespace: readyNamespace, sandboxId: id });
+    for (const sandboxId of [id, rehearsalId(id)])
+      await this.#parts.removeSandbox({ stateDirectory, namespace: readyNamespace, sandboxId });
   }
 
   #drop(id: string): void {

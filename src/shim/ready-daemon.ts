@@ -31,6 +31,7 @@ import { readSandboxOptions } from "./options.ts";
 import type { ShimParts } from "./parts.ts";
 import type { KeptMessage } from "./pool.ts";
 import { ReadyLog } from "./ready-log.ts";
+import { rehearse } from "./rehearsal.ts";
 
 const keeperFd = 3;
 const aliveIntervalMs = 60_000;
@@ -92,6 +93,12 @@ class ReadyDaemon {
     keepAlive(log);
     const metrics = new DaemonMetrics();
     const ready = await parts.bootReadyVm({ id, config, log, observer: metrics, signal });
+    try {
+      await rehearse(ready, { parts, config, signal });
+    } catch (error) {
+      await ready[Symbol.asyncDispose]();
+      throw error;
+    }
     const directory = readyDirectory(config.stateDirectory);
     await mkdir(directory, { recursive: true, mode: 0o700 });
     // Now, not in the middle of the start that takes it.

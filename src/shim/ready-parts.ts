@@ -4,7 +4,7 @@ import type { ReadyLog } from "./ready-log.ts";
 
 /** What a daemon has that was started before there was a sandbox for it. */
 export interface ReadyParts {
-  readonly ready: ReadyVm;
+  readonly ready: Pick<ReadyVm, "sourceFor" | typeof Symbol.asyncDispose>;
   readonly metrics: DaemonMetrics;
   readonly log: ReadyLog;
 }

@@ -105,6 +105,21 @@ it("a daemon that dies while it waits leaves nothing, and another one takes its 
   expect(readdirSync(pooled())).toEqual([next]);
 });
 
+it("a daemon that dies in its rehearsal leaves nothing, and another one takes its place", async () => {
+  await using pool = startPool(containerd, 1);
+  let name = "";
+  await becomes(() => {
+    const [suffix, names] = ["-rehearsal", existsSync(pooled()) ? readdirSync(pooled()) : []];
+    name = names.find((entry) => entry.endsWith(suffix))?.slice(0, -suffix.length) ?? "";
+    return name !== "";
+  });
+  process.kill(pool.daemonPid(name), "SIGKILL");
+  const [next] = await pool.ready(1);
+
+  expect(next).not.toBe(name);
+  expect(readdirSync(pooled())).toEqual([next]);
+});
+
 it("what a keeper and its daemons have left that were killed, the next keeper removes", async () => {
   const killed = startPool(containerd, 1);
   const [name = ""] = await killed.ready(1);
@@ -174,5 +189,5 @@ function pooled(): string {
 
 /** Waits until it is so. */
 async function becomes(isSo: () => boolean | Promise<boolean>): Promise<void> {
-  await expect.poll(isSo, { timeout: 30_000, interval: 50 }).toBe(true);
+  await expect.poll(isSo, { timeout: 30_000, interval: 10 }).toBe(true);
 }
