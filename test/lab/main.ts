@@ -3,6 +3,7 @@
  * main.ts check|shell IMAGE, where IMAGE is what scripts/lab-image prints.
  */
 import { constants } from "node:os";
+import { keepAlive } from "../../src/base/keep-alive.ts";
 import { abortable } from "../../src/base/scope.ts";
 import { bootLab } from "../support/lab.ts";
 
@@ -25,7 +26,8 @@ for (const name of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
     interrupt.abort(new Error(`Ended by ${name}`));
   });
 }
-await main(interrupt.signal).catch((error: unknown) => {
+// Children that start keep no program running.
+await keepAlive(main(interrupt.signal)).catch((error: unknown) => {
   if (!interrupt.signal.aborted) throw error;
 });
 
