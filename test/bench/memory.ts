@@ -5,6 +5,7 @@ import type { Config } from "../../src/config/config.ts";
 import { type JournalEntry, readJournal } from "../../src/sandbox/journal.ts";
 import { sandboxPaths } from "../../src/sandbox/paths.ts";
 import type { Containerd, Task } from "../support/containerd.ts";
+import { patient } from "../support/patience.ts";
 import type { Bench, Benchmark } from "./bench.ts";
 import { readRollup, treeOf } from "./rollup.ts";
 import { makeRow, type Row } from "./rows.ts";
@@ -36,7 +37,7 @@ async function measure(bench: Bench, daemon: Config["daemon"]): Promise<Row[]> {
   const one = `memory of an idle sandbox, one of ${sandboxes}`;
   const group = daemon === "sandbox" ? one : `${one} with one daemon`;
   // Asked often, an agent soon says what it takes.
-  const health = daemon === "sandbox" ? "health_interval_ms = 1000\n" : "";
+  const health = daemon === "sandbox" ? `health_interval_ms = ${patient(1000)}\n` : "";
   using _settings = containerd.configure(`${health}daemon = "${daemon}"`);
   await using started = new AsyncDisposableStack();
   const tasks: Task[] = [];
