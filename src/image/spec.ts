@@ -1,10 +1,9 @@
 import type { ImageConfig } from "./config.ts";
 import {
-  defaultCapabilities,
   defaultMounts,
   defaultNamespaces,
   defaultPath,
-  defaultRlimits,
+  defaultPrivileges,
   maskedPaths,
   readonlyPaths,
 } from "../oci/spec-defaults.ts";
@@ -86,13 +85,7 @@ function buildProcess(request: SpecRequest): ProcessSpec {
       ...request.env,
     ]),
     cwd: request.workingDirectory ?? (image.workingDirectory || "/"),
-    capabilities: {
-      bounding: defaultCapabilities,
-      effective: defaultCapabilities,
-      permitted: defaultCapabilities,
-    },
-    rlimits: defaultRlimits,
-    noNewPrivileges: true,
+    ...defaultPrivileges,
   };
 }
 

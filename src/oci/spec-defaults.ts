@@ -78,4 +78,15 @@ export const readonlyPaths: readonly string[] = [
 ];
 
 // Programs that use select(2) break with descriptors above 1023; the hard limit is systemd's.
-export const defaultRlimits = [{ type: "RLIMIT_NOFILE", soft: 1024, hard: 524_288 }] as const;
+const defaultRlimits = [{ type: "RLIMIT_NOFILE", soft: 1024, hard: 524_288 }] as const;
+
+/** What a process may do. */
+export const defaultPrivileges = {
+  capabilities: {
+    bounding: defaultCapabilities,
+    effective: defaultCapabilities,
+    permitted: defaultCapabilities,
+  },
+  rlimits: defaultRlimits,
+  noNewPrivileges: true,
+} as const;

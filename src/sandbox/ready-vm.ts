@@ -138,9 +138,9 @@ class OwnedVm implements ReadyVm {
   }
 
   planRehearsal(): Rehearsal {
-    const { id, config, program, log } = this.#options;
+    const { id, config, program } = this.#options;
     const deliverTo = (events: AgentEvents) => this.#events.deliverTo(events);
-    return planRehearsal({ id, config, program, log, vm: this.#vm, host: this.#host, deliverTo });
+    return planRehearsal({ id, config, program, vm: this.#vm, host: this.#host, deliverTo });
   }
 
   sourceFor(sandbox: SandboxName): ReadyVmSource {

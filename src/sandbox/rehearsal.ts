@@ -4,24 +4,23 @@ import { join } from "node:path";
 import type { AgentEvents } from "../agent-client/agent-types.ts";
 import type { Config } from "../config/config.ts";
 import { loadNative } from "../base/native.ts";
-import type { Log } from "../base/log.ts";
+import { scope } from "../base/scope.ts";
 import {
-  defaultCapabilities,
   defaultMounts,
   defaultNamespaces,
-  defaultRlimits,
+  defaultPrivileges,
   maskedPaths,
   readonlyPaths,
 } from "../oci/spec-defaults.ts";
 import type { Spec } from "../oci/spec.ts";
 import type { SharedDir } from "../storage/shared-dir.ts";
 import { createHostState, type HostState } from "./host-state.ts";
-import { forgetInGuest } from "./make-in-guest.ts";
 import { readyNamespace, rehearsalId, sandboxPaths } from "./paths.ts";
 import type { SandboxVm } from "./vm.ts";
 import type { VmSource } from "./vm-source.ts";
 
 const containerId = "caisson-rehearsal";
+const takeOutTimeoutMs = 4_000;
 /** Where the program is in the container. */
 const programName = "program";
 /** FIFOs of the bundle. */
@@ -37,7 +36,6 @@ export interface WaitingVm {
   deliverTo(events: AgentEvents): void;
   /** A static executable of ours that says its version and ends. */
   readonly program: string;
-  readonly log: Log;
 }
 
 /** A sandbox of the name that is here, whose first boot takes a VM that waits, and whose end gives it back without a container. */
@@ -49,6 +47,8 @@ export interface Rehearsal {
   readonly bundle: string;
   readonly stdio: { readonly stdin: string; readonly stdout: string; readonly stderr: string };
   readonly source: VmSource & { claim(): Promise<HostState> };
+  /** Settles when the sandbox has given the VM back. Rejects when something of the container is left in it. */
+  readonly returned: Promise<void>;
 }
 
 /** Nothing of anybody's runs in a rehearsal: one container with a program of ours, its root on the share as that of any other. */
@@ -59,6 +59,9 @@ export function planRehearsal(waiting: WaitingVm): Rehearsal {
   const bundle = sandboxPaths(config.stateDirectory, readyNamespace, sandboxId).vm;
   let claimed: Promise<HostState> | undefined;
   const claim = () => (claimed ??= makeHost(waiting, sandboxId, bundle));
+  const returned = Promise.withResolvers<void>();
+  // Of a rehearsal that has failed before nobody asks.
+  returned.promise.catch(() => {});
   const file = (name: string) => join(bundle, name);
   return {
     namespace: readyNamespace,
@@ -76,20 +79,27 @@ export function planRehearsal(waiting: WaitingVm): Rehearsal {
       createHost: claim,
       boot: ({ events }) => {
         waiting.deliverTo(events);
-        return Promise.resolve(lend(waiting));
+        return Promise.resolve(lend(waiting, returned));
       },
     },
+    returned: returned.promise,
   };
 }
 
-/** A state of its own, with the share that the VM has. */
+/** A state of its own, with the share that the VM has in the place of its own. */
 async function makeHost(waiting: WaitingVm, sandboxId: string, bundle: string): Promise<HostState> {
   const host = await createHostState(readyNamespace, sandboxId, waiting.config);
-  await mkdir(bundle, { mode: 0o700 });
-  await writeFile(join(bundle, "config.json"), JSON.stringify(spec));
-  for (const name of Object.values(stdioNames)) loadNative().makeFifo(join(bundle, name), 0o600);
-  waiting.host.journal.add({ kind: "container", containerId });
-  return { ...host, shared: lendShare(waiting) };
+  host.shared[Symbol.dispose]();
+  try {
+    await mkdir(bundle, { mode: 0o700 });
+    await writeFile(join(bundle, "config.json"), JSON.stringify(spec));
+    for (const name of Object.values(stdioNames)) loadNative().makeFifo(join(bundle, name), 0o600);
+    waiting.host.journal.add({ kind: "container", containerId });
+    return { ...host, shared: lendShare(waiting) };
+  } catch (error) {
+    host.journal[Symbol.dispose]();
+    throw error;
+  }
 }
 
 /** Its root is made in memory, where the bundle would have it. */
@@ -107,15 +117,21 @@ function lendShare({ host: { shared }, program }: WaitingVm): SharedDir {
 }
 
 /** The end of it takes the container out of the guest and out of the share. */
-function lend({ vm, host, log }: WaitingVm): SandboxVm {
+function lend({ vm, host }: WaitingVm, returned: PromiseWithResolvers<void>): SandboxVm {
   const over = Promise.withResolvers<string>();
+  const takeOut = async () => {
+    using limit = scope(undefined, takeOutTimeoutMs, "the end of a rehearsal in the guest");
+    await vm.agent.deleteProcess({ containerId, execId: "" }, limit.signal);
+    vm.growth.remove(containerId);
+    await host.shared.removeContainer(containerId);
+  };
   return {
     ...vm,
     lost: Promise.race([vm.lost, over.promise]),
-    [Symbol.asyncDispose]: async () => {
-      await forgetInGuest(vm, containerId, log);
-      await host.shared.removeContainer(containerId);
+    [Symbol.asyncDispose]: () => {
+      returned.resolve(takeOut());
       over.resolve("the rehearsal is over");
+      return returned.promise;
     },
   };
 }
@@ -139,13 +155,7 @@ const spec = {
     cwd: "/",
     user: { uid: 0, gid: 0 },
     env: [],
-    capabilities: {
-      bounding: defaultCapabilities,
-      effective: defaultCapabilities,
-      permitted: defaultCapabilities,
-    },
-    rlimits: defaultRlimits,
-    noNewPrivileges: true,
+    ...defaultPrivileges,
   },
   mounts: defaultMounts,
   linux: {

@@ -93,14 +93,14 @@ class ReadyDaemon {
     keepAlive(log);
     const metrics = new DaemonMetrics();
     const ready = await parts.bootReadyVm({ id, config, log, observer: metrics, signal });
+    const directory = readyDirectory(config.stateDirectory);
     try {
       await rehearse(ready, { parts, config, signal });
+      await mkdir(directory, { recursive: true, mode: 0o700 });
     } catch (error) {
       await ready[Symbol.asyncDispose]();
       throw error;
     }
-    const directory = readyDirectory(config.stateDirectory);
-    await mkdir(directory, { recursive: true, mode: 0o700 });
     // Now, not in the middle of the start that takes it.
     globalThis.gc?.({ type: "major", execution: "sync" });
     return new ReadyDaemon(parts, { ready, lines, log, metrics, socketPath: join(directory, id), signal });

@@ -1,6 +1,6 @@
 import { join } from "node:path";
 import { RuntimeError } from "../base/errors.ts";
-import { scope } from "../base/scope.ts";
+import { abortable, scope } from "../base/scope.ts";
 import type { Config } from "../config/config.ts";
 import { openInput } from "../sandbox/fifo.ts";
 import type { ReadyVm } from "../sandbox/ready-vm.ts";
@@ -24,7 +24,7 @@ export async function rehearse(
   ready: Pick<ReadyVm, "planRehearsal">,
   { parts, config, signal }: { parts: ShimParts; config: Config; signal: AbortSignal },
 ): Promise<void> {
-  const { namespace, sandboxId, containerId, bundle, stdio, source } = ready.planRehearsal();
+  const { namespace, sandboxId, containerId, bundle, stdio, source, returned } = ready.planRehearsal();
   using limit = scope(signal, rehearsalTimeoutMs, "the rehearsal of a start");
   try {
     await source.claim();
@@ -56,8 +56,10 @@ export async function rehearse(
       await runContainer(socketPath, { id: containerId, bundle, stdio }, limit.signal);
     } finally {
       served.end();
-      await served.ended;
+      // Not its `ended`, which does not wait for a close that takes long.
+      await served.released;
     }
+    await abortable(returned, limit.signal);
   } finally {
     await parts.removeSandbox({ stateDirectory: config.stateDirectory, namespace, sandboxId });
   }
@@ -84,23 +86,23 @@ async function runContainer(
   { id, bundle, stdio }: Play,
   signal: AbortSignal,
 ): Promise<void> {
-  const outputs = [stdio.stdout, stdio.stderr].map((path) => openInput(path));
-  for (const { stream } of outputs) stream.resume();
-  try {
-    await using client = await TtrpcClient.connect(socketPath, { timeoutMs: connectTimeoutMs });
-    const [, service] = taskServiceNames;
-    const task = { id, execId: "" };
-    await client.call(service, taskMethods.create, { id, bundle, ...stdio }, { signal });
-    const ended = client.call(service, taskMethods.wait, task, { signal });
-    ended.catch(() => {});
-    await client.call(service, taskMethods.start, task, { signal });
-    const { exitStatus } = await ended;
-    await client.call(service, taskMethods.state, task, { signal });
-    await client.call(service, taskMethods.delete, task, { signal });
-    await client.call(service, taskMethods.shutdown, { id }, { signal });
-    if (exitStatus !== 0)
-      throw new RuntimeError("internal", `The program of a rehearsal ended with ${exitStatus}`);
-  } finally {
-    for (const output of outputs) output.close();
+  using outputs = new DisposableStack();
+  for (const path of [stdio.stdout, stdio.stderr]) {
+    const output = openInput(path);
+    outputs.defer(() => output.close());
+    output.stream.resume();
   }
+  await using client = await TtrpcClient.connect(socketPath, { timeoutMs: connectTimeoutMs });
+  const [, service] = taskServiceNames;
+  const task = { id, execId: "" };
+  await client.call(service, taskMethods.create, { id, bundle, ...stdio }, { signal });
+  const ended = client.call(service, taskMethods.wait, task, { signal });
+  ended.catch(() => {});
+  await client.call(service, taskMethods.start, task, { signal });
+  const { exitStatus } = await ended;
+  await client.call(service, taskMethods.state, task, { signal });
+  await client.call(service, taskMethods.delete, task, { signal });
+  await client.call(service, taskMethods.shutdown, { id }, { signal });
+  if (exitStatus !== 0)
+    throw new RuntimeError("internal", `The program of a rehearsal ended with ${exitStatus}`);
 }

@@ -56,16 +56,12 @@ describe.for(["caisson", "caisson-shim"] satisfies Handler[])("a pod of the hand
   });
 
   test("a container that is stuck leaves the others alone: exec, logs and stop go on", async () => {
-    await using stubborn = await pod.start("stubborn", [
-      "sh",
-      "-c",
-      "trap '' TERM; while :; do sleep 1; done",
-    ]);
+    await using deaf = await pod.start("deaf", ["sh", "-c", "trap '' TERM; while :; do sleep 1; done"]);
     const script = "trap 'echo bye; exit 7' TERM; seq 1 1000; while :; do sleep 1; done";
     await using other = await pod.start("beside", ["sh", "-c", script]);
     // Its output is never read.
-    await using _unread = start(cri.crictlArgv("exec", stubborn.id, "cat", "/dev/zero"));
-    const stopping = cri.crictlOk(["stop", "--timeout", "200", stubborn.id]);
+    await using _unread = start(cri.crictlArgv("exec", deaf.id, "cat", "/dev/zero"));
+    const stopping = cri.crictlOk(["stop", "--timeout", "200", deaf.id]);
 
     expect(await other.exec("echo", "works")).toMatchObject({ exitCode: 0, stdout: "works\n" });
     await using crashing = await pod.start("crashing-beside", ["sh", "-c", "sh -c 'kill -SEGV $$'; exit $?"]);
@@ -74,10 +70,10 @@ describe.for(["caisson", "caisson-shim"] satisfies Handler[])("a pod of the hand
     expect(await other.status()).toMatchObject({ state: "CONTAINER_EXITED", exitCode: 7 });
     expect(logLines(other.logPath, "stdout")).toHaveLength(1001);
 
-    expect(await stubborn.status()).toMatchObject({ state: "CONTAINER_RUNNING" });
-    await cri.crictlOk(["stop", "--timeout", "0", stubborn.id]);
+    expect(await deaf.status()).toMatchObject({ state: "CONTAINER_RUNNING" });
+    await cri.crictlOk(["stop", "--timeout", "0", deaf.id]);
     await stopping;
-    expect(await stubborn.status()).toMatchObject({ state: "CONTAINER_EXITED", exitCode: 137 });
+    expect(await deaf.status()).toMatchObject({ state: "CONTAINER_EXITED", exitCode: 137 });
   });
 
   test("a command that is not there fails the start and names it", async () => {

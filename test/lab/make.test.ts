@@ -1,7 +1,6 @@
 import { readdirSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
 import { expect, test } from "vitest";
 import { startOnPty } from "../support/cli-pty.ts";
 import { run, start } from "../support/cli-run.ts";
@@ -48,7 +47,7 @@ test("make lab that is interrupted ends the lab, and leaves nothing", async (con
   const before = directories();
   const main = join(root, "test/lab/main.ts");
   await using lab = start([process.execPath, "--no-warnings", main, "check", image.path]);
-  while (directories().length === before.length) await sleep(50);
+  await expect.poll(() => directories().length, { timeout: 30_000 }).toBeGreaterThan(before.length);
 
   lab.child.kill("SIGINT");
 

@@ -73,7 +73,7 @@ test("-d, ps, exec, logs, stop, rm: a life in the background", async () => {
 });
 
 test("stop ends a command that ignores its signal by force", async () => {
-  await using container = await detach("stubborn", "sh", "-c", "trap '' TERM; while :; do sleep 0.1; done");
+  await using container = await detach("deaf", "sh", "-c", "trap '' TERM; while :; do sleep 0.1; done");
   const result = await cli.run(["stop", "-t", "1", container.id]);
 
   expect(result).toMatchObject({ exitCode: 0 });

@@ -92,13 +92,13 @@ test("a call's deadline reaches the handler, and the caller is answered also whe
   await using server = await startEchoServer();
   await using client = await TtrpcClient.connect(server.path);
 
-  const [hanging, stubborn] = await Promise.allSettled([
+  const [hanging, deaf] = await Promise.allSettled([
     client.call(serviceName, methods.hang, {}, { timeoutMs: 50 }),
-    client.call(serviceName, methods.stubborn, {}, { timeoutMs: 50 }),
+    client.call(serviceName, methods.deaf, {}, { timeoutMs: 50 }),
   ]);
 
   expect(hanging).toMatchObject({ status: "rejected", reason: { code: "deadline_exceeded" } });
-  expect(stubborn).toMatchObject({ status: "rejected", reason: { code: "deadline_exceeded" } });
+  expect(deaf).toMatchObject({ status: "rejected", reason: { code: "deadline_exceeded" } });
   await expect.poll(() => server.aborted).toMatchObject([{ code: "deadline_exceeded" }]);
 });
 
@@ -107,11 +107,11 @@ test("an aborted call rejects with the signal's reason and its late answer is ig
   await using client = await TtrpcClient.connect(server.path);
   const controller = new AbortController();
 
-  const call = client.call(serviceName, methods.stubborn, {}, { signal: controller.signal });
+  const call = client.call(serviceName, methods.deaf, {}, { signal: controller.signal });
   controller.abort(new Error("enough"));
 
   await expect(call).rejects.toThrow("enough");
-  expect(await client.call(serviceName, methods.stubborn, {})).toBeDefined();
+  expect(await client.call(serviceName, methods.deaf, {})).toBeDefined();
 });
 
 test("the end of a connection aborts its calls on both sides, and no other connection's", async () => {
@@ -119,7 +119,7 @@ test("the end of a connection aborts its calls on both sides, and no other conne
   await using other = await TtrpcClient.connect(server.path);
   const client = await TtrpcClient.connect(server.path);
   const hanging = client.call(serviceName, methods.hang, {});
-  const otherHanging = other.call(serviceName, methods.stubborn, {});
+  const otherHanging = other.call(serviceName, methods.deaf, {});
   await client.call(serviceName, methods.echo, {});
 
   await client[Symbol.asyncDispose]();

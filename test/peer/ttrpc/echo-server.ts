@@ -17,7 +17,7 @@ export const methods = {
   echo: method("Echo", KeyValue, KeyValue),
   fail: method("Fail", KeyValue, KeyValue),
   hang: method("Hang", KeyValue, KeyValue),
-  stubborn: method("Stubborn", KeyValue, KeyValue),
+  deaf: method("Deaf", KeyValue, KeyValue),
   large: method("Large", KeyValue, Any),
   wait: method("Wait", KeyValue, KeyValue, { waits: true }),
   missing: method("Missing", KeyValue, KeyValue),
@@ -53,7 +53,7 @@ export async function startEchoServer(limits: Partial<ServerLimits> = {}): Promi
           throw key === "bug" ? new TypeError(value) : new RuntimeError(key as "not_found", value);
         },
         hang: (_, call) => hang(call),
-        stubborn: () => sleep(300).then(() => ({})),
+        deaf: () => sleep(300).then(() => ({})),
         large: ({ value }) => ({ value: Buffer.alloc(Number(value)) }),
         wait: (_, call) => hang(call),
       }),
