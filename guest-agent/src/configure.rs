@@ -19,6 +19,7 @@ const SEED_BYTES: std::ops::RangeInclusive<usize> = 32..=256;
 const HOSTNAME_LIMIT: usize = 64;
 
 nix::ioctl_write_ptr!(add_entropy, b'R', 0x03, [libc::c_int; 2]);
+nix::ioctl_none!(reseed, b'R', 0x07);
 
 /// Does it all. A failed attempt is final: the sandbox stays unusable.
 pub async fn configure(sandbox: &Sandbox, request: ConfigureRequest) -> Result<ConfigureResponse> {
@@ -99,9 +100,10 @@ fn credit_entropy(seed: &[u8]) -> Result<()> {
     let file = File::options().write(true).open("/dev/random").context(action)?;
     // SAFETY: the request (whose number counts the two leading integers only) reads them and `bytes` bytes of the data
     // that follow; `info` has the kernel's layout and lives until the call returns.
-    unsafe { add_entropy(file.as_raw_fd(), (&raw const info).cast()) }
-        .map(drop)
-        .context(action)
+    unsafe { add_entropy(file.as_raw_fd(), (&raw const info).cast()) }.context(action)?;
+    // Else the seed is used a minute later, and until then guests that were restored from one memory draw the same numbers.
+    // SAFETY: the request has no argument.
+    unsafe { reseed(file.as_raw_fd()) }.map(drop).context(action)
 }
 
 fn set_hostname(name: &str) -> Result<()> {

@@ -29,6 +29,7 @@ mod polled;
 mod power;
 mod process;
 mod processors;
+mod ready;
 mod reaper;
 mod root_image;
 mod rpc;
@@ -106,8 +107,7 @@ async fn serve() -> Result<()> {
     let control = Listener::bind(server::CONTROL_PORT)?;
     let stdio = Listener::bind(stdio::PORT)?;
     let ready = async {
-        server::announce_ready().await?;
-        boot::phases::mark("ready");
+        ready::announce().await?;
         std::future::pending().await
     };
     // Each runs for ever; the first one that does not ends the machine.

@@ -1,27 +1,19 @@
 //! The control connection: one, from the host, for the agent's whole life.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::AsyncWriteExt;
 
 use crate::error::{Context, Error, Result};
 use crate::proto::agent_server::AgentServer;
 use crate::rpc::Service;
 use crate::sandbox::Sandbox;
-use crate::vsock::{Listener, Stream};
+use crate::vsock::Listener;
 
 /// Port that the host calls on.
 pub const CONTROL_PORT: u32 = 1024;
-/// Port on the host that waits for the ready line, unless the kernel command line has another.
-const READY_PORT: u32 = 1026;
-/// The version of the API, as the host reads it.
-const READY_LINE: &[u8] = b"READY 1\n";
-/// The host listens before it starts the VM.
-const READY_LIMIT: Duration = Duration::from_secs(30);
 
 /// Calls served at once.
 const STREAM_LIMIT: u32 = 128;
@@ -33,22 +25,6 @@ const HEADER_LIMIT: u32 = 16 * 1024;
 /// Calls that the host has given up before they were looked at. A guest that stood still finds all of them at once, and the connection
 /// must not end for it, as it does by default at 21. What the vsock holds of them meanwhile is less.
 const GIVEN_UP_LIMIT: usize = 10_000;
-
-/// Tells the host that both ports are served.
-pub async fn announce_ready() -> Result<()> {
-    let action = || "tell the host that the agent is ready".to_owned();
-    let announce = async {
-        let mut stream = Stream::connect_host(crate::boot::ready_port(READY_PORT)).await?;
-        stream.write_all(READY_LINE).await
-    };
-    match tokio::time::timeout(READY_LIMIT, announce).await {
-        Ok(result) => result.context(action),
-        Err(_elapsed) => Err(Error::DeadlineExceeded(format!(
-            "Cannot {}: the host does not answer",
-            action()
-        ))),
-    }
-}
 
 /// Serves the first connection until it ends; later ones are closed at once.
 pub async fn serve(listener: Listener, sandbox: Arc<Sandbox>) -> Result<()> {

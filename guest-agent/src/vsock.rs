@@ -224,6 +224,19 @@ impl Stream {
         read_closed(&self.0).await
     }
 
+    /// Returns when the connection is over, however that came. For streams on which the peer sends nothing more. What a new CID of this
+    /// guest breaks, the kernel tells only those who wait to write.
+    pub async fn broken(&self) {
+        loop {
+            let Ok(mut guard) = self.0.ready(Interest::READABLE | Interest::WRITABLE).await else {
+                return;
+            };
+            if let Ok(Ok(0) | Err(_)) = guard.try_io(|fd| read(fd, &mut [0; 64])) {
+                return;
+            }
+        }
+    }
+
     /// Tells of the peer's end also while nobody reads. With a registration of its own, so that the readers' stays as it is.
     pub fn end_watch(&self) -> io::Result<EndWatch> {
         let duplicate = self.0.get_ref().try_clone()?;

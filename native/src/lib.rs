@@ -11,6 +11,7 @@ mod fd;
 mod fifo;
 mod landlock;
 mod loopback;
+mod memfd;
 mod mount;
 mod namespace_socket;
 mod netns;

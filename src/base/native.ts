@@ -63,6 +63,10 @@ export interface Native {
   removeBlockDevice(folder: number, name: string): void;
   /** A user namespace with these maps (user_namespaces(7)) and no process in it. The descriptor is the caller's. */
   createUserNamespace(uidMap: string, gidMap: string): number;
+  /** A file of `mib` MiB in memory that has no name and can be sealed. The descriptor is close-on-exec and the caller's. */
+  makeMemfd(name: string, mib: number): number;
+  /** Makes its content final for everybody who has it; EBUSY as long as somebody has it mapped to write to. */
+  sealMemfd(fd: number): void;
   /** Makes a FIFO (mkfifo(3)); `mode` is subject to the umask. */
   makeFifo(path: string, mode: number): void;
   /** Marks every descriptor from `first` on close-on-exec. */
