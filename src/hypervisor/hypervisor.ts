@@ -65,6 +65,14 @@ export interface RunningVm extends AsyncDisposable {
    * @throws resource_exhausted  more than `Growth` says, or more memory than the guest takes
    */
   resize(size: { readonly vcpus: number; readonly memoryMiB: number }): Promise<void>;
+  /**
+   * Stops the guest for good and writes the state of its devices to the file `stateFd`. With its memory, which `VmConfig.memory` has kept, it
+   * is what another VM can be restored from once this one has ended.
+   *
+   * @throws unimplemented        this hypervisor does not save
+   * @throws failed_precondition  one of the devices cannot be saved, or the memory was not kept
+   */
+  save(stateFd: number, signal: AbortSignal): Promise<void>;
   /** Waits up to `graceMs` for the guest, which was asked to power off, then kills. Resolves when all is reaped. */
   stop(options: { graceMs: number }): Promise<void>;
 }

@@ -13,6 +13,8 @@ export interface RunningVmParts {
   readonly shutdownReason: () => string | undefined;
   /** Of a VM that keeps what it boots with: `fixedVm`. */
   readonly changes: Pick<RunningVm, "plug" | "unplug" | "resize">;
+  /** Undefined: this hypervisor does not save. */
+  readonly save?: RunningVm["save"];
   /** Kills and releases everything. */
   readonly owned: Cleanup;
 }
@@ -46,6 +48,7 @@ export function ownRunningVm(parts: RunningVmParts): RunningVm {
     processes: new Map([vmm, ...helpers].map((daemon) => [processName(daemon), daemon.identity])),
     consoleTail: parts.consoleTail,
     ...parts.changes,
+    save: parts.save ?? refuseToSave,
     stop,
     [Symbol.asyncDispose]: () => stop({ graceMs: 0 }),
   };
@@ -61,6 +64,11 @@ export function fixedVm(reason: string): RunningVmParts["changes"] {
     resize: () => refuse("grow"),
   };
 }
+
+const refuseToSave = () =>
+  Promise.reject(
+    new RuntimeError("unimplemented", "Cannot save a running VM: this hypervisor does not; use QEMU"),
+  );
 
 /** The name under which a process is journalled. */
 export function processName(daemon: Pick<Daemon, "name">): string {

@@ -14,6 +14,8 @@ export interface VmConfig {
   readonly accelerator: "kvm" | "tcg";
   readonly vcpus: number;
   readonly memoryMiB: number;
+  /** Where the memory lies; undefined: in a file of the VMM's own. */
+  readonly memory?: VmMemory;
   readonly kernel: Kernel;
   /** In the order in which the guest sees them; the first is the guest image. */
   readonly disks: readonly Disk[];
@@ -27,6 +29,17 @@ export interface VmConfig {
   /** Network namespace that the VMM runs in, or undefined to stay in ours. */
   readonly netnsPath?: string;
 }
+
+/** Descriptors are those of files in memory (memfd_create(2)), and stay the caller's. */
+export type VmMemory =
+  /** `fd` is a file of `memoryMiB` that is the guest's memory, and has it when the VM was saved. */
+  | { readonly tag: "kept"; readonly fd: number }
+  /**
+   * The VM goes on as the one that was saved: with a copy on write of the memory in `fd`, and its devices as `stateFd` has them. All
+   * else in the description says what that one's said, but for its vsock and what is behind its network cards, whose MAC addresses are the
+   * saved ones.
+   */
+  | { readonly tag: "restored"; readonly fd: number; readonly stateFd: number };
 
 /** Beside its size there is room for some devices (`RunningVm.plug`). */
 export interface Growth {

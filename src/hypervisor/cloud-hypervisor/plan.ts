@@ -96,6 +96,7 @@ export function planCloudHypervisor(
   checkVmConfig(config);
   if ((config.hostDevices ?? []).length > 0)
     refuseVmConfig(config, 'it has PCI devices of the host, which takes QEMU\'s machine "q35"');
+  if (config.memory !== undefined) refuseVmConfig(config, "it is to be saved or restored, which takes QEMU");
   if (config.accelerator !== "kvm") refuseVmConfig(config, "Cloud Hypervisor runs with KVM only");
   if (config.vsock.tag !== "hybrid") refuseVmConfig(config, "Cloud Hypervisor serves the vsock itself");
   const inherited: InheritedFile[] = [];

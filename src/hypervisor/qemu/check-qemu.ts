@@ -11,6 +11,11 @@ export function checkQemuConfig(config: VmConfig): void {
   if (config.vsock.tag === "hybrid") refuseVmConfig(config, "QEMU has no vsock of its own");
   if (config.machine !== "q35" && (config.hostDevices ?? []).length > 0)
     refuseVmConfig(config, 'it has PCI devices of the host, which takes the machine "q35"');
+  if (config.memory !== undefined && (config.vsock.tag !== "vhost-vsock" || config.shares.length > 0))
+    refuseVmConfig(
+      config,
+      "QEMU saves and restores a VM with the kernel's vhost-vsock and without a share only",
+    );
   checkSlots(config);
   if (config.growth !== undefined && (config.machine !== "q35" || !config.kernel.acpi))
     refuseVmConfig(config, "it shall grow, which takes the machine q35 and a kernel with ACPI");

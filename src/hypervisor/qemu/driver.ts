@@ -15,6 +15,7 @@ import { Hotplug } from "./hotplug.ts";
 import { Qmp, type QmpEvent } from "./qmp.ts";
 import { QmpEvents } from "./qmp-events.ts";
 import { Resize } from "./resize.ts";
+import { restoreVm, saveVm } from "./save.ts";
 import { fixedVm, ownRunningVm, processName, type RunningVmParts } from "../running-vm.ts";
 import { startVsockBackend } from "./vsock-backend.ts";
 
@@ -77,6 +78,7 @@ async function boot(programs: QemuPrograms, config: VmConfig, options: BootOptio
       throw new RuntimeError("unavailable", "A helper of the VM ended");
     });
     qmp = await abortable(Promise.race([connected, ...helperEnds]), signal);
+    if (config.memory?.tag === "restored") await restoreVm({ qmp, events }, config.memory.stateFd, signal);
   } catch (error) {
     throw await explain(error, { config, signal, qemu, helpers });
   }
@@ -86,6 +88,7 @@ async function boot(programs: QemuPrograms, config: VmConfig, options: BootOptio
     consoleTail: () => qemu.guestConsole.toString(),
     shutdownReason: () => shutdown,
     changes: changesOf(config, qmp, events),
+    save: (stateFd, saveSignal) => saveVm({ qmp, events }, stateFd, saveSignal),
     owned: cleanup.move(),
   });
 }
@@ -136,6 +139,7 @@ async function openFd(planned: InheritedFd, files: Cleanup): Promise<"socket" | 
       return "socket";
     case "tap":
     case "vhost-vsock":
+    case "memory":
       return planned.fd;
     case "file":
       return await openVmFile(planned, files);

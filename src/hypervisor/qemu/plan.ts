@@ -20,7 +20,7 @@ export type InheritedFd =
   | { readonly tag: "qmp" }
   | { readonly tag: "console" }
   | ({ readonly tag: "file" } & VmFile)
-  | { readonly tag: "tap" | "vhost-vsock"; readonly fd: number };
+  | { readonly tag: "tap" | "vhost-vsock" | "memory"; readonly fd: number };
 
 const firstFd = 3;
 
@@ -44,9 +44,9 @@ export function planQemu(config: VmConfig): QemuPlan {
     ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"],
     ["-sandbox", option("on", deniedSystemCalls)],
     machine(config),
-    memoryAndCpus(config),
+    memoryAndCpus(config, inherit),
     accelerator(config),
-    kernel(config, inherit),
+    config.memory?.tag === "restored" ? ["-incoming", "defer"] : kernel(config, inherit),
     [
       "-chardev",
       option("socket", { id: "qmp", fd: firstFd }),
@@ -95,7 +95,7 @@ function machine({ machine: type, kernel: { acpi } }: VmConfig): string[] {
   ].flat();
 }
 
-function memoryAndCpus(config: VmConfig): string[] {
+function memoryAndCpus(config: VmConfig, inherit: Inherit): string[] {
   const { machine: type, memoryMiB, vcpus, growth } = config;
   const size = `${memoryMiB}M`;
   const moreMiB = growingMiB(config);
@@ -103,11 +103,20 @@ function memoryAndCpus(config: VmConfig): string[] {
   // A kernel without ACPI finds its CPUs in the firmware's MP table, where SeaBIOS lists one of each socket.
   const topology = type === "q35" ? { sockets: maxcpus, cores: 1, threads: 1 } : {};
   return [
-    // Shared, because the vhost-user helpers map it. A memfd is not limited by the size of /dev/shm.
-    ["-object", option("memory-backend-memfd", { id: "mem", size, share: "on" })],
+    memory(config, size, inherit),
     ["-m", option(undefined, { size, ...(moreMiB > 0 && { maxmem: `${memoryMiB + moreMiB}M` }) })],
     ["-smp", option(undefined, { cpus: vcpus, ...(maxcpus > vcpus && { maxcpus }), ...topology })],
   ].flat();
+}
+
+function memory(config: VmConfig, size: string, inherit: Inherit): string[] {
+  if (config.memory === undefined) {
+    // Shared, because the vhost-user helpers map it. A memfd is not limited by the size of /dev/shm.
+    return ["-object", option("memory-backend-memfd", { id: "mem", size, share: "on" })];
+  }
+  const path = `/proc/self/fd/${inherit({ tag: "memory", fd: config.memory.fd })}`;
+  const share = config.memory.tag === "kept" ? "on" : "off";
+  return ["-object", option("memory-backend-file", { id: "mem", size, "mem-path": path, share })];
 }
 
 function accelerator(config: VmConfig): string[] {
@@ -194,7 +203,9 @@ function randomness(config: VmConfig): string[] {
  * a VFIO device may write to is pinned.
  */
 function freePages(config: VmConfig): string[] {
-  if (!hasSpareSlot(config) || (config.hostDevices ?? []).length > 0) return [];
+  // Of a private mapping QEMU would give back the file's pages.
+  if (!hasSpareSlot(config) || (config.hostDevices ?? []).length > 0 || config.memory !== undefined)
+    return [];
   return device(config, "virtio-balloon", { "free-page-reporting": "on" });
 }
 

@@ -214,6 +214,7 @@ async function bootFakeVm(
     processes: new Map(),
     consoleTail: () => "",
     ...fixedVm("it is a fake"),
+    save: () => Promise.reject(new Error("It is a fake")),
     stop,
     [Symbol.asyncDispose]: stop,
   };

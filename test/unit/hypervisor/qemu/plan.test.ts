@@ -209,3 +209,29 @@ test.each<{ name: string; changes: Partial<VmConfig>; fact: string }>([
     expect.objectContaining({ code: "invalid_argument", message: expect.stringContaining(fact) }),
   );
 });
+
+test("planQemu(): a VM that is saved has its memory in our file, one that is restored a private copy and no kernel", () => {
+  const config: VmConfig = { ...base, shares: [], vsock: { tag: "vhost-vsock", cid: 77, fd: 20 } };
+  const kept = planQemu({ ...config, memory: { tag: "kept", fd: 21 } });
+  const restored = planQemu({ ...config, memory: { tag: "restored", fd: 22, stateFd: 23 } });
+
+  expect(kept.args).toContain("memory-backend-file,id=mem,size=256M,mem-path=/proc/self/fd/5,share=on");
+  expect(kept.fds[2]).toEqual({ tag: "memory", fd: 21 });
+  expect(restored.args).toContain("memory-backend-file,id=mem,size=256M,mem-path=/proc/self/fd/5,share=off");
+  expect(restored.fds[2]).toEqual({ tag: "memory", fd: 22 });
+  expect(restored.args.join(" ")).toContain("-incoming defer");
+  expect(restored.args).not.toContain("-kernel");
+  // It would punch holes into the file that all of them share.
+  for (const { args } of [kept, restored]) expect(args.join(" ")).not.toContain("virtio-balloon");
+});
+
+test("planQemu(): what is served by another process is neither saved nor restored", () => {
+  const memory = { tag: "kept", fd: 21 } as const;
+  const vsock = { tag: "vhost-vsock", cid: 77, fd: 20 } as const;
+
+  for (const config of [
+    { ...base, shares: [], memory },
+    { ...base, vsock, memory },
+  ])
+    expect(() => planQemu(config)).toThrow(/vhost-vsock and without a share/);
+});
