@@ -6,7 +6,7 @@ import type { GuestAddress } from "./vsock.ts";
 
 /** Host port the agent dials once it serves, unless its kernel command line names another (see the head of agent.proto). */
 const readyPort = 1026;
-const readyLine = "READY 1\n";
+export const readyLine = "READY 1\n";
 /** At the same time; the agent makes one. */
 const maxConnections = 4;
 
@@ -38,7 +38,7 @@ export async function listenForReady(guest: GuestAddress): Promise<ReadyListener
       (line) => {
         socket.destroy();
         if (line === readyLine) outcome.resolve();
-        else outcome.reject(unexpected(line));
+        else outcome.reject(unexpected(line, readyLine));
       },
       () => socket.destroy(),
     );
@@ -105,15 +105,15 @@ async function listenOnVsock(
   return { path: undefined, port: server.address.port, close: () => server.close() };
 }
 
-function unexpected(line: string): RuntimeError {
+export function unexpected(line: string, expected: string): RuntimeError {
   return new RuntimeError(
     "unavailable",
-    `Cannot use the guest's agent: it said ${JSON.stringify(line)}, expected ${JSON.stringify(readyLine)}; the guest image and the runtime are of different versions`,
+    `Cannot use the guest's agent: it said ${JSON.stringify(line)}, expected ${JSON.stringify(expected)}; the guest image and the runtime are of different versions`,
   );
 }
 
 /** The first line, or what came instead of one within 64 bytes. */
-function readLine(socket: Socket): Promise<string> {
+export function readLine(socket: Socket): Promise<string> {
   return new Promise((resolve, reject) => {
     let text = "";
     socket.on("data", (chunk: Buffer) => {

@@ -119,7 +119,7 @@ interface VsockServerEvents {
   close: [];
 }
 
-/** A listening AF_VSOCK socket. It keeps the process alive until it is closed; connections outlive it. */
+/** A listening AF_VSOCK socket. It keeps the process alive until it is closed or paused; connections outlive it. */
 export class VsockServer extends EventEmitter<VsockServerEvents> implements AsyncDisposable {
   /** Where it listens, with the port that was free. */
   readonly address: VsockAddress;
@@ -127,6 +127,8 @@ export class VsockServer extends EventEmitter<VsockServerEvents> implements Asyn
   readonly #options: ListenOptions;
   readonly #served: Promise<void>;
   #isClosed = false;
+  /** There while it is paused. */
+  #pause: PromiseWithResolvers<void> | undefined;
 
   private constructor(fd: number, options: ListenOptions) {
     super();
@@ -151,9 +153,21 @@ export class VsockServer extends EventEmitter<VsockServerEvents> implements Asyn
     }
   }
 
+  /** Takes no connection until `resume`: those that come meanwhile wait, as many as the kernel keeps. Safe to call twice. */
+  pause(): void {
+    this.#pause ??= Promise.withResolvers();
+    loadNative().cancelWait(this.#fd);
+  }
+
+  resume(): void {
+    this.#pause?.resolve();
+    this.#pause = undefined;
+  }
+
   /** Stops listening. Safe to call twice. */
   close(): Promise<void> {
     this.#isClosed = true;
+    this.resume();
     loadNative().cancelWait(this.#fd);
     return this.#served;
   }
@@ -166,7 +180,10 @@ export class VsockServer extends EventEmitter<VsockServerEvents> implements Asyn
     try {
       // Whoever listens adds its handlers first.
       await Promise.resolve();
-      while (!this.#isClosed && (await loadNative().waitReadable(this.#fd))) this.#acceptWaiting();
+      while (!this.#isClosed) {
+        if (this.#pause !== undefined) await this.#pause.promise;
+        else if (await loadNative().waitReadable(this.#fd)) this.#acceptWaiting();
+      }
     } catch (error) {
       this.emit("error", cannot(`accept on vsock port ${this.address.port}`, error));
     } finally {
@@ -177,7 +194,7 @@ export class VsockServer extends EventEmitter<VsockServerEvents> implements Asyn
 
   #acceptWaiting(): void {
     const { acceptsPeer, allowHalfOpen = false } = this.#options;
-    while (!this.#isClosed) {
+    while (!this.#isClosed && this.#pause === undefined) {
       const accepted = this.#accept();
       if (accepted === null) return;
       if (acceptsPeer?.(accepted.peer) === false) closeSync(accepted.fd);

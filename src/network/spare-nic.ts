@@ -45,18 +45,27 @@ export interface SpareNic extends AsyncDisposable {
   moveTo(netnsPath: string, signal: AbortSignal): Promise<void>;
 }
 
+export interface SpareNicOptions {
+  /** Whether the namespace goes with the VM: then the tap goes with it, unless it has moved. */
+  readonly isOurs: boolean;
+  /** Default: one of its own. */
+  readonly macAddress?: string | undefined;
+}
+
 /**
  * Opens the tap of a spare device in a namespace without links. On failure nothing is left.
  *
- * @param isOurs  whether the namespace goes with the VM: then the tap goes with it, unless it has moved
  * @throws already_exists, not_found, unavailable
  */
-export function openSpareNic(initialPath: string, { isOurs }: { isOurs: boolean }): SpareNic {
+export function openSpareNic(
+  initialPath: string,
+  { isOurs, macAddress = randomMacAddress() }: SpareNicOptions,
+): SpareNic {
   const tap = tapName(0);
   let netnsPath = initialPath;
   let tapFd: number | undefined = openTap(netnsPath, tap, { stays: isOurs });
   let isToDetach = false;
-  const nic = { id: "net0", macAddress: randomMacAddress(), tapFd };
+  const nic = { id: "net0", macAddress, tapFd };
   const closeTap = async () => {
     const fd = tapFd;
     tapFd = undefined;

@@ -1,4 +1,4 @@
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync, statSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { RuntimeError } from "../base/errors.ts";
 import type { Config } from "../config/config.ts";
@@ -35,6 +35,27 @@ export function findGuestFiles(config: GuestSettings): GuestFiles {
   const { name, acpi, initrd } = readDescription(described);
   const initrdPath = initrd === null ? undefined : requireFile(join(dirname(kernelPath), initrd), "initrd");
   return { kernelPath, initrdPath, imagePath, acpi, kernelName: name };
+}
+
+/** The files that a VM is made of, in words that change when others are in their places. @throws not_found  as `findGuestFiles` */
+export function describeVmFiles(config: Config, ...others: readonly string[]): string {
+  const { kernelPath, initrdPath, imagePath } = findGuestFiles(config);
+  const vmm = config.hypervisor === "qemu" ? config.qemuPath : config.cloudHypervisorPath;
+  const paths = [
+    kernelPath,
+    initrdPath,
+    imagePath,
+    vmm,
+    config.virtiofsdPath,
+    config.vhostDeviceVsockPath,
+    ...others,
+  ];
+  return JSON.stringify(
+    paths.map((path) => {
+      const stat = path === undefined ? undefined : statSync(path, { throwIfNoEntry: false });
+      return [path, stat?.dev, stat?.ino, stat?.size, stat?.mtimeMs];
+    }),
+  );
 }
 
 function chooseKernel({ guestDirectory, kernelPath, machine }: GuestSettings): string {

@@ -1,4 +1,3 @@
-import { statSync } from "node:fs";
 import type { AgentEvents } from "../agent-client/agent-types.ts";
 import { describe } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
@@ -9,7 +8,7 @@ import type { Hypervisor } from "../hypervisor/hypervisor.ts";
 import { removeNetns } from "../network/netns.ts";
 import { defaultNamespaces } from "../oci/spec-defaults.ts";
 import type { Spec } from "../oci/spec.ts";
-import { findGuestFiles } from "./guest-files.ts";
+import { describeVmFiles } from "./guest-files.ts";
 import { createHostState, type HostState, renameHostState } from "./host-state.ts";
 import type { SandboxObserver } from "./observer.ts";
 import { readyNamespace } from "./paths.ts";
@@ -88,7 +87,7 @@ export async function bootReadyVm(options: ReadyVmOptions): Promise<ReadyVm> {
 }
 
 /** A network namespace of its own, whose one link comes later, and no cgroup. */
-const nobodysSpec: Spec = {
+export const nobodysSpec: Spec = {
   ociVersion: "1.0.2",
   hostname: "localhost",
   linux: { namespaces: defaultNamespaces.map((type) => ({ type })) },
@@ -110,7 +109,7 @@ class OwnedVm implements ReadyVm {
     this.#host = host;
     this.#vm = vm;
     this.#events = events;
-    this.#files = describeFiles(options.config);
+    this.#files = describeVmFiles(options.config);
     this.#owner = { namespace: readyNamespace, sandboxId: options.id };
   }
 
@@ -133,7 +132,7 @@ class OwnedVm implements ReadyVm {
       JSON.stringify(wanted) === JSON.stringify(this.#options.config) &&
       size.vcpus === this.size.vcpus &&
       size.memoryMiB === this.size.memoryMiB &&
-      describeFiles(wanted) === this.#files
+      describeVmFiles(wanted) === this.#files
     );
   }
 
@@ -210,19 +209,6 @@ class OwnedVm implements ReadyVm {
     this.#host.journal[Symbol.dispose]();
     await removeSandbox({ stateDirectory: this.#options.config.stateDirectory, ...this.#owner });
   }
-}
-
-/** The files that a VM is made of, so that others in their places are noticed. */
-function describeFiles(config: Config): string {
-  const { kernelPath, initrdPath, imagePath } = findGuestFiles(config);
-  const vmm = config.hypervisor === "qemu" ? config.qemuPath : config.cloudHypervisorPath;
-  const paths = [kernelPath, initrdPath, imagePath, vmm, config.virtiofsdPath, config.vhostDeviceVsockPath];
-  return JSON.stringify(
-    paths.map((path) => {
-      const stat = path === undefined ? undefined : statSync(path, { throwIfNoEntry: false });
-      return [path, stat?.dev, stat?.ino, stat?.size, stat?.mtimeMs];
-    }),
-  );
 }
 
 /** Events of the agent, for whoever has the VM. */

@@ -7,7 +7,7 @@ import type { RunningVm } from "../hypervisor/hypervisor.ts";
 import type { GuestNetwork } from "../network/endpoint.ts";
 import { createNetns, removeNetns } from "../network/netns.ts";
 import { attachNetwork, type NetworkNic } from "../network/network.ts";
-import { type NicSlots, openSpareNic, type SpareNic } from "../network/spare-nic.ts";
+import { type NicSlots, openSpareNic, type SpareNic, type SpareNicOptions } from "../network/spare-nic.ts";
 import { isTapName } from "../network/tap.ts";
 import type { Spec } from "../oci/spec.ts";
 import type { Journal } from "./journal.ts";
@@ -27,6 +27,8 @@ export interface NetworkRequest {
   readonly spec: Spec;
   readonly paths: SandboxPaths;
   readonly journal: Journal;
+  /** Of the guest's one card, where it has it already; the card takes that of a link over then. */
+  readonly macAddress?: string | undefined;
 }
 
 /** The sandbox's network: the namespace that the spec names, or a fresh one without links. */
@@ -35,22 +37,38 @@ export async function makeVmNetwork(
   parts: Cleanup,
   signal: AbortSignal,
 ): Promise<VmNetwork> {
+  const { macAddress } = request;
   const netnsPath = namespacePath(request.spec);
   if (netnsPath === undefined) {
     const { netns } = request.paths;
     request.journal.add({ kind: "netns", path: netns });
     parts.defer("network namespace", () => removeNetns(netns));
     await createNetns(netns, { signal });
-    return spareNetwork(netns, parts, { isOurs: true });
+    return spareNetwork(netns, parts, { isOurs: true, macAddress });
   }
   const onTaken = () => request.journal.add({ kind: "network", netnsPath });
   const network = await attachNetwork({ netnsPath, signal, onTaken });
   parts.defer("network", () => network[Symbol.asyncDispose]());
   if (network.nics.length === 0) {
     onTaken();
-    return spareNetwork(netnsPath, parts, { isOurs: false });
+    return spareNetwork(netnsPath, parts, { isOurs: false, macAddress });
   }
-  return { netnsPath, nics: network.nics, guest: network.guest, closeTaps: () => network.closeTaps() };
+  return { netnsPath, ...cardsOf(network, macAddress), closeTaps: () => network.closeTaps() };
+}
+
+/** @throws failed_precondition  there are more links than cards */
+function cardsOf(
+  { nics, guest }: Pick<VmNetwork, "nics" | "guest">,
+  macAddress: string | undefined,
+): Pick<VmNetwork, "nics" | "guest"> {
+  if (macAddress === undefined) return { nics, guest };
+  if (nics.length > 1) {
+    throw new RuntimeError(
+      "failed_precondition",
+      `Cannot attach ${nics.length} links of the network namespace: a VM that is restored has one network card`,
+    );
+  }
+  return { nics: nics.map((nic) => ({ ...nic, macAddress })), guest: overSpare(guest, macAddress) };
 }
 
 /**
@@ -70,8 +88,8 @@ export function namespacePath(spec: Spec): string | undefined {
 }
 
 /** A namespace without links: the VM gets one device for a link that may come before its start. */
-function spareNetwork(netnsPath: string, parts: Cleanup, owner: { isOurs: boolean }): VmNetwork {
-  const spare = openSpareNic(netnsPath, owner);
+function spareNetwork(netnsPath: string, parts: Cleanup, options: SpareNicOptions): VmNetwork {
+  const spare = openSpareNic(netnsPath, options);
   parts.defer("spare network device", () => spare[Symbol.asyncDispose]());
   const guest = { interfaces: [], routes: [], neighbours: [] };
   return { netnsPath, nics: [spare.nic], guest, spare, closeTaps: () => spare.closeTap() };

@@ -1,5 +1,5 @@
 import { chown } from "node:fs/promises";
-import { listenForReady, type ReadyListener } from "../agent-client/ready.ts";
+import type { ReadyListener } from "../agent-client/ready.ts";
 import type { GuestAddress } from "../agent-client/vsock.ts";
 import type { Cleanup } from "../base/cleanup.ts";
 import { RuntimeError } from "../base/errors.ts";
@@ -23,6 +23,8 @@ export interface VsockRequest {
   /** Short path of the VM's directory. */
   readonly directory: string;
   readonly user: { readonly uid: number; readonly gid: number };
+  /** How the agent is waited for. */
+  readonly listen: (guest: GuestAddress) => Promise<ReadyListener>;
 }
 
 /**
@@ -34,12 +36,12 @@ export async function makeVmVsock(request: VsockRequest, parts: Cleanup): Promis
   const opened = openDevice(request);
   parts.defer("vsock device", opened.close);
   const { device } = opened;
-  const { directory, user } = request;
+  const { directory, user, listen } = request;
   const guest: GuestAddress =
     device.tag === "vhost-vsock"
       ? { tag: "vsock", cid: device.cid, directory }
       : { tag: "hybrid", path: `${directory}/${vsockSocketName}` };
-  const ready = await listenForReady(guest);
+  const ready = await listen(guest);
   parts.defer("ready listener", () => ready[Symbol.asyncDispose]());
   if (ready.path !== undefined) await chown(ready.path, user.uid, user.gid);
   return { device, guest, ready, closeDevice: opened.close };
