@@ -15,11 +15,13 @@ export type {
   SandboxMount,
   SandboxOptions,
   SpawnOptions,
+  TemplateOptions,
   WriteFileOptions,
 } from "./library/options.ts";
 export type { ForwardPortOptions, PortForward } from "./library/port-forward.ts";
 export type { SandboxProcess } from "./library/process.ts";
 export { Sandbox } from "./library/sandbox.ts";
+export { Template } from "./library/template.ts";
 export {
   Container,
   type ContainerConfig,

@@ -1,6 +1,6 @@
 import { RuntimeError } from "../base/errors.ts";
 import type { ContainerSpecOptions } from "./container-spec.ts";
-import type { RunOptions, SandboxOptions, SpawnOptions } from "./options.ts";
+import type { RunOptions, SandboxOptions, SpawnOptions, TemplateOptions } from "./options.ts";
 import type { SpecOptions } from "./plan.ts";
 
 // The largest VM that the configuration accepts.
@@ -11,6 +11,7 @@ const maxTimeoutMs = 2 ** 31 - 1;
 const sandboxOptionNames: ReadonlySet<string> = new Set<keyof SandboxOptions>([
   "image",
   "rootfs",
+  "template",
   "storage",
   "memoryMiB",
   "vcpus",
@@ -29,16 +30,42 @@ const sandboxOptionNames: ReadonlySet<string> = new Set<keyof SandboxOptions>([
 /** Refuses what the types would refuse too, for callers without them. @throws invalid_argument */
 export function checkSandboxOptions(options: SandboxOptions): void {
   checkNames("Sandbox.create", options, sandboxOptionNames);
-  if ((options.image === undefined) === (options.rootfs === undefined)) {
-    throw invalid("Sandbox.create", 'expected exactly one of "image" and "rootfs"');
-  }
+  const { image, rootfs, template } = options;
+  if ([image, rootfs, template].filter((origin) => origin !== undefined).length !== 1)
+    throw invalid("Sandbox.create", 'expected exactly one of "image", "rootfs" and "template"');
+  const fixed =
+    template === undefined ? undefined : fixedByTemplate.find((name) => options[name] !== undefined);
+  if (fixed !== undefined) throw invalid("Sandbox.create", `"${fixed}" cannot be chosen with a template`);
   const { storage = "virtiofs" } = options;
   if (storage !== "virtiofs" && (storage !== "erofs" || options.image === undefined))
     throw invalid("storage", 'expected "virtiofs", or for an image "erofs"');
+  checkVmOptions(options);
+  checkSpecOptions(options);
+}
+
+const fixedByTemplate = ["storage", "memoryMiB", "vcpus", "accelerator", "mounts"] as const;
+
+const templateOptionNames: ReadonlySet<string> = new Set<keyof TemplateOptions>([
+  "image",
+  "memoryMiB",
+  "vcpus",
+  "accelerator",
+  "timeoutMs",
+  "signal",
+  "onLog",
+]);
+
+/** @throws invalid_argument */
+export function checkTemplateOptions(options: TemplateOptions): void {
+  checkNames("Template.create", options, templateOptionNames);
+  if (typeof options.image !== "string") throw invalid("Template.create", 'expected an "image"');
+  checkVmOptions(options);
+}
+
+function checkVmOptions(options: Pick<SandboxOptions, "memoryMiB" | "vcpus" | "timeoutMs">): void {
   checkRange("memoryMiB", options.memoryMiB, 64, maxMemoryMiB);
   checkRange("vcpus", options.vcpus, 1, 256);
   checkRange("timeoutMs", options.timeoutMs, 1, maxTimeoutMs);
-  checkSpecOptions(options);
 }
 
 const containerSpecNames: ReadonlySet<string> = new Set<keyof ContainerSpecOptions>([

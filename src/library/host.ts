@@ -2,8 +2,11 @@ import { randomBytes } from "node:crypto";
 import { join } from "node:path";
 import { RuntimeError } from "../base/errors.ts";
 import { identify, type ProcessIdentity } from "../base/processes.ts";
+import type { Log } from "../base/log.ts";
 import type { Config } from "../config/config.ts";
 import { loadConfig } from "../config/load.ts";
+import { type Image, openImage } from "../image/store.ts";
+import type { SandboxOptions } from "./options.ts";
 
 /** The namespace of all sandboxes that programs have made with the library. */
 export const namespace = "library";
@@ -31,6 +34,34 @@ export function openConfig(): Config {
   const here = import.meta.dirname;
   const build = here.endsWith("/src/library") ? join(here, "../../build") : join(here, "..");
   return loadConfig({ environment: process.env, executableDirectory: join(build, "lib") });
+}
+
+/** The same with what a program asks for. */
+export function configOf({
+  accelerator,
+  memoryMiB,
+  vcpus,
+}: Pick<SandboxOptions, "accelerator" | "memoryMiB" | "vcpus">): Config {
+  const config = openConfig();
+  return {
+    ...config,
+    ...(accelerator === undefined ? {} : { accel: accelerator }),
+    ...(memoryMiB === undefined ? {} : { memoryMiB }),
+    ...(vcpus === undefined ? {} : { vcpus }),
+  };
+}
+
+/** Fetched and unpacked unless it was before. @throws as `openImage` */
+export function openHostImage(
+  name: string,
+  { config, log, signal }: { readonly config: Config; readonly log: Log; readonly signal: AbortSignal },
+): Promise<Image> {
+  return openImage(name, {
+    imagesDirectory: join(config.dataDirectory, "images"),
+    signal,
+    report: (text) => log.info(text),
+    environment: process.env,
+  });
 }
 
 /** A new id. It names its owner, so that what a dead one left can be told from what is in use. */

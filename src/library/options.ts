@@ -1,7 +1,8 @@
 import type { Readable } from "node:stream";
 import type { AcceleratorSetting } from "../config/config.ts";
+import type { Template } from "./template.ts";
 
-/** What a sandbox is made of. Exactly one of `image` and `rootfs` is needed. */
+/** What a sandbox is made of. Exactly one of `image`, `rootfs` and `template` is needed. */
 export interface SandboxOptions {
   /**
    * `oci:DIR[:TAG]`, `oci-archive:FILE`, `docker-archive:FILE`, or the name of an image in a registry. Fetched and
@@ -10,6 +11,11 @@ export interface SandboxOptions {
   readonly image?: string;
   /** A directory of this machine that holds a root file system. The sandbox writes into a layer of its own above it. */
   readonly rootfs?: string;
+  /**
+   * Its VM is restored from the template's, in the place of a boot. Image, storage, size and accelerator are the template's, and there are no
+   * `mounts`.
+   */
+  readonly template?: Template;
   /**
    * How the root file system reaches the VM. `"virtiofs"` (the default): served by the host, the sandbox's own layer on the host's disk.
    * `"erofs"`, for images: a disk that is made once per image and shared by all its sandboxes, the own layer in the VM's
@@ -43,6 +49,12 @@ export interface SandboxOptions {
   readonly signal?: AbortSignal;
   /** Takes the log of the sandbox. Without it warnings and errors become warnings of the process (`process.emitWarning`). */
   readonly onLog?: (entry: LogEntry) => void;
+}
+
+/** What a template is made of. The names mean what they mean for `Sandbox.create`. */
+export interface TemplateOptions
+  extends Pick<SandboxOptions, "memoryMiB" | "vcpus" | "accelerator" | "timeoutMs" | "signal" | "onLog"> {
+  readonly image: string;
 }
 
 export interface SandboxLimits {

@@ -5,23 +5,26 @@ import { RuntimeError } from "../base/errors.ts";
 import { writeFileAtomic } from "../base/files.ts";
 import { scope } from "../base/scope.ts";
 import type { Config } from "../config/config.ts";
+import type { Log } from "../base/log.ts";
 import { createDriver } from "../hypervisor/drivers.ts";
 import { openErofs } from "../image/erofs.ts";
-import { type Image, openImage } from "../image/store.ts";
+import type { Image } from "../image/store.ts";
 import { resolveUser } from "../image/users.ts";
 import type { Container, Sandbox as SandboxModel, SandboxEvent as ModelEvent } from "../sandbox/model.ts";
 import type { SandboxObserver } from "../sandbox/observer.ts";
 import { createSandbox } from "../sandbox/sandbox.ts";
+import { coldVms, type VmSource } from "../sandbox/vm-source.ts";
 import { removeTree } from "../storage/remove-tree.ts";
 import { checkSandboxOptions } from "./check.ts";
 import { processPrefix } from "./command.ts";
 import { EventHub } from "./events.ts";
 import type { FileHost } from "./files.ts";
 import {
+  configOf,
   directoriesOf,
   namespace,
   newSandboxId,
-  openConfig,
+  openHostImage,
   requireRoot,
   sandboxesDirectory,
 } from "./host.ts";
@@ -29,6 +32,7 @@ import { createSandboxLog } from "./log.ts";
 import type { SandboxOptions } from "./options.ts";
 import { planProcess, planSandbox, type SandboxPlan } from "./plan.ts";
 import { sweepOnce } from "./sweep.ts";
+import { openTemplate } from "./template.ts";
 
 /** A booted sandbox, in parts. */
 export interface SandboxParts {
@@ -64,17 +68,8 @@ export async function startSandbox(options: SandboxOptions): Promise<SandboxPart
 
 async function start(options: SandboxOptions, signal: AbortSignal): Promise<SandboxParts> {
   signal.throwIfAborted();
-  const config = configOf(options);
   const id = newSandboxId();
-  const log = createSandboxLog(id, config.logLevel, options.onLog);
-  await sweepOnce(config, log);
-  const image = await openImage(options.image ?? `rootfs:${options.rootfs}`, {
-    imagesDirectory: join(config.dataDirectory, "images"),
-    signal,
-    report: (text) => log.info(text),
-    environment: process.env,
-  });
-  const rootImage = options.storage === "erofs" ? await openErofs(image, signal) : undefined;
+  const { config, log, image, rootImage, vms } = await openOrigin(id, options, signal);
   const plan = await planSandbox(id, options, image);
   const directories = directoriesOf(config, id);
   const events = new EventHub();
@@ -91,6 +86,7 @@ async function start(options: SandboxOptions, signal: AbortSignal): Promise<Sand
     config,
     hypervisor: await createDriver(config, (text) => log.warn(text)),
     log,
+    vms,
     emit: (event) => {
       pass(event, events);
       // The VM is there, but nothing can be run any more.
@@ -117,6 +113,28 @@ async function start(options: SandboxOptions, signal: AbortSignal): Promise<Sand
   };
 }
 
+/** What a sandbox's VM and root come from. */
+interface Origin {
+  readonly config: Config;
+  readonly log: Log;
+  readonly image: Image;
+  readonly rootImage: string | undefined;
+  readonly vms: VmSource;
+}
+
+async function openOrigin(id: string, options: SandboxOptions, signal: AbortSignal): Promise<Origin> {
+  if (options.template !== undefined) {
+    const opened = await openTemplate(options.template, signal);
+    return { ...opened, log: createSandboxLog(id, opened.config.logLevel, options.onLog) };
+  }
+  const config = configOf(options);
+  const log = createSandboxLog(id, config.logLevel, options.onLog);
+  await sweepOnce(config, log);
+  const image = await openHostImage(options.image ?? `rootfs:${options.rootfs}`, { config, log, signal });
+  const rootImage = options.storage === "erofs" ? await openErofs(image, signal) : undefined;
+  return { config, log, image, rootImage, vms: coldVms };
+}
+
 const silent: SandboxObserver = {
   onPhase: () => {},
   onBoot: () => {},
@@ -124,16 +142,6 @@ const silent: SandboxObserver = {
   onBytes: () => {},
   onAgentCall: () => {},
 };
-
-function configOf({ accelerator, memoryMiB, vcpus }: SandboxOptions): Config {
-  const config = openConfig();
-  return {
-    ...config,
-    ...(accelerator === undefined ? {} : { accel: accelerator }),
-    ...(memoryMiB === undefined ? {} : { memoryMiB }),
-    ...(vcpus === undefined ? {} : { vcpus }),
-  };
-}
 
 type Directories = ReturnType<typeof directoriesOf>;
 

@@ -28,6 +28,7 @@ const once = [
   "vm/terminal",
   "vm/pod-cgroup",
   "vm/oci-cli",
+  "library/template",
   "e2e/run",
   "e2e/task",
   "e2e/output",
@@ -82,7 +83,7 @@ function script({ settings }: Host, files: readonly string[], report: string): s
 export CAISSON_TEST_CONTAINERD='${containerd}' CAISSON_TEST_SETTINGS='${settings}' CAISSON_TEST_PATIENCE=${patience}
 export CAISSON_LAB_REPORT=/host/tree/${report} NO_COLOR=1
 mkdir -p build/test
-exec build/libexec/node node_modules/vitest/vitest.mjs run --project vm --project e2e --no-isolate ${paths} \\
+exec build/libexec/node node_modules/vitest/vitest.mjs run --project vm --project library --project e2e --no-isolate ${paths} \\
   --testNamePattern='${chosenTests}' --reporter=verbose --reporter="$PWD/test/lab/guest/line-reporter.ts" 2>&1`;
 }
 
