@@ -1,7 +1,7 @@
 import { glob, rm } from "node:fs/promises";
 import { Sandbox, type SandboxOptions } from "../../src/index.ts";
 import { image } from "../support/cli.ts";
-import { type Benchmark, eachRound } from "./bench.ts";
+import { type Bench, type Benchmark, eachRound } from "./bench.ts";
 import { makeRow } from "./rows.ts";
 
 const group = "the library: root file system by virtio-fs and as an EROFS disk";
@@ -49,8 +49,7 @@ export const library: Benchmark = {
       }
       return `${samples.get(`erofs: create`)?.at(-1)?.toFixed(0)} ms to create`;
     });
-    // The disk is kept with its image on purpose.
-    for await (const disk of glob(bench.cli.dir.join("data/images/*/rootfs.erofs"))) await rm(disk);
+    await removeErofs(bench);
     return [...samples].map(([name, values]) =>
       makeRow(group, name, name.includes("the sandbox") ? "MiB/s" : "ms", values),
     );
@@ -59,4 +58,9 @@ export const library: Benchmark = {
 
 function optionsOf(storage: NonNullable<SandboxOptions["storage"]>): SandboxOptions {
   return { image, storage, onLog: () => {} };
+}
+
+/** The disk of an image is kept with it on purpose. */
+export async function removeErofs({ cli }: Pick<Bench, "cli">): Promise<void> {
+  for await (const disk of glob(cli.dir.join("data/images/*/rootfs.erofs"))) await rm(disk);
 }

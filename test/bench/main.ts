@@ -22,6 +22,7 @@ import { formatResults, writeCharts } from "./report.ts";
 import type { Row } from "./rows.ts";
 import { runcRuntime, runTrue } from "./runtimes.ts";
 import { shimCommands } from "./shim-commands.ts";
+import { templates } from "./templates.ts";
 import { throughput } from "./throughput.ts";
 import { warmStart } from "./warm-start.ts";
 
@@ -38,6 +39,7 @@ const benchmarks: readonly Benchmark[] = [
   memory,
   fleet,
   library,
+  templates,
   frontDoors,
 ];
 
