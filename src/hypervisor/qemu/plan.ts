@@ -77,8 +77,8 @@ const deniedSystemCalls = {
 };
 
 function machine({ machine: type, kernel: { acpi } }: VmConfig): string[] {
-  // A core file of QEMU would hold the guest's memory.
-  const common = { "memory-backend": "mem", "dump-guest-core": "off" };
+  // A core file of QEMU would hold the guest's memory. Pages that the host's kernel merges (KSM) tell others what is in them.
+  const common = { "memory-backend": "mem", "dump-guest-core": "off", "mem-merge": "off" };
   if (type === "q35") {
     const unused = { usb: "off", sata: "off", smbus: "off", vmport: "off", i8042: "off", hpet: "off" };
     return ["-machine", option("q35", { ...unused, ...common })];

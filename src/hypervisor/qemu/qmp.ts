@@ -53,6 +53,7 @@ export class Qmp implements Disposable {
   #lastId = 0;
   /** Why the connection is over; undefined while it lives. */
   #end: string | undefined;
+  readonly #ended = Promise.withResolvers<string>();
 
   private constructor(stream: Duplex, onEvent: (event: QmpEvent) => void) {
     this.#stream = stream;
@@ -114,6 +115,11 @@ export class Qmp implements Disposable {
     }
   }
 
+  /** Resolves with the reason when the connection is over. Never rejects. */
+  get ended(): Promise<string> {
+    return this.#ended.promise;
+  }
+
   /** Ends the connection; what is pending fails with `unavailable`. Safe to call twice. */
   close(): void {
     this.#close("the connection was closed");
@@ -126,6 +132,7 @@ export class Qmp implements Disposable {
   #close(reason: string): void {
     if (this.#end !== undefined) return;
     this.#end = reason;
+    this.#ended.resolve(reason);
     this.#stream.destroy();
     this.#greeting.reject(unavailable("qmp_capabilities", reason));
     for (const { reject, command } of this.#pending.values()) reject(unavailable(command, reason));
@@ -215,6 +222,6 @@ function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
-function unavailable(command: string, reason: string): RuntimeError {
+export function unavailable(command: string, reason: string): RuntimeError {
   return new RuntimeError("unavailable", `Cannot run QMP command "${command}": ${reason}`);
 }

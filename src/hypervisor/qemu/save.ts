@@ -1,7 +1,7 @@
 import { RuntimeError } from "../../base/errors.ts";
 import { foreignText } from "../../base/log.ts";
 import { abortable } from "../../base/scope.ts";
-import type { Qmp } from "./qmp.ts";
+import { type Qmp, unavailable } from "./qmp.ts";
 import type { QmpEvents } from "./qmp-events.ts";
 
 /*
@@ -51,6 +51,11 @@ async function migrate(
   signal: AbortSignal,
 ): Promise<void> {
   const over = Promise.withResolvers<string>();
+  // A QEMU that cannot restore ends itself.
+  void qmp.ended.then((reason) => over.reject(unavailable(command, reason)));
+  over.promise.catch(() => {
+    // It may end after this, too.
+  });
   const forget = events.listen(({ name, data }) => {
     const status = String(data["status"]);
     if (name === "MIGRATION" && (status === "completed" || status === "failed")) over.resolve(status);

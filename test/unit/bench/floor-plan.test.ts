@@ -29,7 +29,7 @@ test("planFloor: a sandbox's machine, CPU, memory and kernel, and nothing that t
     [
       "-nodefaults -no-user-config -display none -no-reboot",
       "-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
-      "-machine microvm,acpi=off,rtc=on,pit=on,pic=on,memory-backend=mem,dump-guest-core=off",
+      "-machine microvm,acpi=off,rtc=on,pit=on,pic=on,memory-backend=mem,dump-guest-core=off,mem-merge=off",
       "-global virtio-mmio.force-legacy=false",
       "-object memory-backend-memfd,id=mem,size=512M,share=on -m size=512M -smp cpus=2",
       "-accel tcg,thread=multi,tb-size=128 -cpu max,erms=off,fsrm=off",

@@ -39,7 +39,7 @@ test("planQemu(): microvm under TCG with Debian's kernel", () => {
   expect(args.toSpliced(append, 2).join(" ")).toBe(
     [
       `-name guest=sb1 ${common}`,
-      "-machine microvm,acpi=on,rtc=on,pit=on,pic=on,memory-backend=mem,dump-guest-core=off",
+      "-machine microvm,acpi=on,rtc=on,pit=on,pic=on,memory-backend=mem,dump-guest-core=off,mem-merge=off",
       "-bios qboot.rom",
       "-global virtio-mmio.force-legacy=false",
       `${memory("256M")} -smp cpus=1 -accel tcg,thread=multi,tb-size=128 -cpu max,erms=off,fsrm=off`,
@@ -74,7 +74,7 @@ test("planQemu(): q35 under KVM with a kernel of its own, a second disk and a ne
   expect(args.join(" ")).toBe(
     [
       `-name guest=sb1 ${common}`,
-      "-machine q35,usb=off,sata=off,smbus=off,vmport=off,i8042=off,hpet=off,memory-backend=mem,dump-guest-core=off",
+      "-machine q35,usb=off,sata=off,smbus=off,vmport=off,i8042=off,hpet=off,memory-backend=mem,dump-guest-core=off,mem-merge=off",
       `${memory("256M")} -smp cpus=4,sockets=4,cores=1,threads=1 -accel kvm -cpu host -kernel /proc/self/fd/5 -append quiet ${control}`,
       image(6, "virtio-blk-pci,drive=disk-image,serial=image,werror=report,rerror=report,disable-legacy=on"),
       "-add-fd fd=7,set=7 -blockdev driver=raw,node-name=disk-scratch,read-only=off,file.driver=file,file.filename=/dev/fdset/7",
@@ -141,7 +141,9 @@ test("planQemu(): a kernel that finds its devices on the command line, and a net
     nics: [{ id: "eth0", macAddress: "02:00:00:00:00:01", tapFd: 33 }],
   });
 
-  expect(args).toContain("microvm,acpi=off,rtc=on,pit=on,pic=on,memory-backend=mem,dump-guest-core=off");
+  expect(args).toContain(
+    "microvm,acpi=off,rtc=on,pit=on,pic=on,memory-backend=mem,dump-guest-core=off,mem-merge=off",
+  );
   expect(args).toContain("virtio-net-device,netdev=nic-eth0,mac=02:00:00:00:00:01");
 });
 
