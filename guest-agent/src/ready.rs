@@ -1,5 +1,6 @@
 //! The word to the host that everything is served, and the pause in which a guest is saved to be restored.
 
+use std::io::{self, ErrorKind};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -14,6 +15,8 @@ const PORT: u32 = 1026;
 const READY: &str = "READY 1";
 /// The host listens before it starts the VM, or lets it go on.
 const LIMIT: Duration = Duration::from_secs(30);
+/// Until a connection that was refused is tried again.
+const PAUSE: Duration = Duration::from_millis(50);
 const ANSWER_LIMIT: usize = 64;
 const NONCE_DIGITS: usize = 32;
 
@@ -40,9 +43,13 @@ pub async fn announce() -> Result<()> {
 async fn tell(line: &str) -> Result<Stream> {
     let action = || "tell the host that the agent is ready".to_owned();
     let telling = async {
-        let mut stream = Stream::connect_host(boot::ready_port(PORT)).await?;
-        stream.write_all(line.as_bytes()).await?;
-        Ok::<_, std::io::Error>(stream)
+        loop {
+            match try_to_tell(line).await {
+                // Others have filled the queue of a port that the guests of a host share.
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => tokio::time::sleep(PAUSE).await,
+                other => return other,
+            }
+        }
     };
     match tokio::time::timeout(LIMIT, telling).await {
         Ok(result) => result.context(action),
@@ -51,6 +58,12 @@ async fn tell(line: &str) -> Result<Stream> {
             action()
         ))),
     }
+}
+
+async fn try_to_tell(line: &str) -> io::Result<Stream> {
+    let mut stream = Stream::connect_host(boot::ready_port(PORT)).await?;
+    stream.write_all(line.as_bytes()).await?;
+    Ok(stream)
 }
 
 /// The nonce of `HOLD <nonce>`; most hosts close the connection without a word.

@@ -7,6 +7,7 @@
 import { EventEmitter } from "node:events";
 import { closeSync } from "node:fs";
 import { Socket } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
 import { type DirectOptions, makeDirect } from "./direct-reads.ts";
 import { errnoOf, RuntimeError } from "./errors.ts";
 import { systemErrorCode } from "./files.ts";
@@ -24,8 +25,10 @@ export const localCid = 1;
 
 const backlog = 128;
 const defaultConnectTimeoutMs = 10_000;
-/** What a listener outlives: of the one connection, or of a moment without descriptors (accept(2)). */
+/** What a listener outlives (accept(2)): what is wrong with the one connection, and what others may give back. */
 const transientErrors = new Set(["ECONNABORTED", "ECONNRESET", "EPERM", "EPROTO"]);
+const shortages = new Set(["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"]);
+const shortagePauseMs = 100;
 
 export interface ConnectOptions {
   readonly signal?: AbortSignal;
@@ -80,7 +83,8 @@ export class VsockSocket extends Socket {
     let fd: number | undefined;
     try {
       fd = native.connectVsock(address.cid, address.port);
-      await abortable(native.waitWritable(fd), limit.signal);
+      if (!(await abortable(native.waitWritable(fd), limit.signal)))
+        throw new RuntimeError("internal", `Cannot connect to ${what}: the wait for it was ended`);
       native.socketError(fd);
       const connected = fd;
       const make = (direct?: DirectOptions) => new VsockSocket(connected, address, allowHalfOpen, direct);
@@ -119,7 +123,7 @@ interface VsockServerEvents {
   close: [];
 }
 
-/** A listening AF_VSOCK socket. It keeps the process alive until it is closed or paused; connections outlive it. */
+/** A listening AF_VSOCK socket. It keeps the process alive until it is closed; connections outlive it. */
 export class VsockServer extends EventEmitter<VsockServerEvents> implements AsyncDisposable {
   /** Where it listens, with the port that was free. */
   readonly address: VsockAddress;
@@ -127,8 +131,6 @@ export class VsockServer extends EventEmitter<VsockServerEvents> implements Asyn
   readonly #options: ListenOptions;
   readonly #served: Promise<void>;
   #isClosed = false;
-  /** There while it is paused. */
-  #pause: PromiseWithResolvers<void> | undefined;
 
   private constructor(fd: number, options: ListenOptions) {
     super();
@@ -153,22 +155,11 @@ export class VsockServer extends EventEmitter<VsockServerEvents> implements Asyn
     }
   }
 
-  /** Takes no connection until `resume`: those that come meanwhile wait, as many as the kernel keeps. Safe to call twice. */
-  pause(): void {
-    this.#pause ??= Promise.withResolvers();
-    loadNative().cancelWait(this.#fd);
-  }
-
-  resume(): void {
-    this.#pause?.resolve();
-    this.#pause = undefined;
-  }
-
   /** Stops listening. Safe to call twice. */
   close(): Promise<void> {
+    // The descriptor's number may be somebody else's once it is closed.
+    if (!this.#isClosed) loadNative().cancelWait(this.#fd);
     this.#isClosed = true;
-    this.resume();
-    loadNative().cancelWait(this.#fd);
     return this.#served;
   }
 
@@ -180,34 +171,37 @@ export class VsockServer extends EventEmitter<VsockServerEvents> implements Asyn
     try {
       // Whoever listens adds its handlers first.
       await Promise.resolve();
-      while (!this.#isClosed) {
-        if (this.#pause !== undefined) await this.#pause.promise;
-        else if (await loadNative().waitReadable(this.#fd)) this.#acceptWaiting();
-      }
+      while (!this.#isClosed && (await loadNative().waitReadable(this.#fd))) await this.#acceptWaiting();
     } catch (error) {
       this.emit("error", cannot(`accept on vsock port ${this.address.port}`, error));
     } finally {
+      this.#isClosed = true;
       closeSync(this.#fd);
       this.emit("close");
     }
   }
 
-  #acceptWaiting(): void {
+  /** At most as many as can wait: who connects without an end does not keep the rest of the program from running. */
+  async #acceptWaiting(): Promise<void> {
     const { acceptsPeer, allowHalfOpen = false } = this.#options;
-    while (!this.#isClosed && this.#pause === undefined) {
-      const accepted = this.#accept();
+    for (let count = 0; count < backlog && !this.#isClosed; count++) {
+      const accepted = await this.#accept();
       if (accepted === null) return;
       if (acceptsPeer?.(accepted.peer) === false) closeSync(accepted.fd);
       else this.emit("connection", VsockSocket.adopt(accepted.fd, accepted.peer, allowHalfOpen));
     }
   }
 
-  #accept() {
+  /** The next connection; null when none waits. */
+  async #accept() {
     for (;;) {
+      if (this.#isClosed) return null;
       try {
         return loadNative().acceptVsock(this.#fd);
       } catch (error) {
-        if (!transientErrors.has(errnoOf(error) ?? "")) throw error;
+        const errno = errnoOf(error) ?? "";
+        if (shortages.has(errno)) await sleep(shortagePauseMs);
+        else if (!transientErrors.has(errno)) throw error;
       }
     }
   }

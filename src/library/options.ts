@@ -51,10 +51,14 @@ export interface SandboxOptions {
   readonly onLog?: (entry: LogEntry) => void;
 }
 
-/** What a template is made of. The names mean what they mean for `Sandbox.create`. */
+/** What a template is made of. What has no words here means what it means for `Sandbox.create`. */
 export interface TemplateOptions
-  extends Pick<SandboxOptions, "memoryMiB" | "vcpus" | "accelerator" | "timeoutMs" | "signal" | "onLog"> {
+  extends Pick<SandboxOptions, "memoryMiB" | "vcpus" | "accelerator" | "onLog"> {
   readonly image: string;
+  /** After this many milliseconds its creation fails. Default: an hour. */
+  readonly timeoutMs?: number;
+  /** Ends its creation. */
+  readonly signal?: AbortSignal;
 }
 
 export interface SandboxLimits {

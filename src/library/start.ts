@@ -1,7 +1,6 @@
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { Cleanup } from "../base/cleanup.ts";
-import { RuntimeError } from "../base/errors.ts";
 import { writeFileAtomic } from "../base/files.ts";
 import { scope } from "../base/scope.ts";
 import type { Config } from "../config/config.ts";
@@ -15,6 +14,7 @@ import type { SandboxObserver } from "../sandbox/observer.ts";
 import { createSandbox } from "../sandbox/sandbox.ts";
 import { coldVms, type VmSource } from "../sandbox/vm-source.ts";
 import { removeTree } from "../storage/remove-tree.ts";
+import { orCanceled } from "./canceled.ts";
 import { checkSandboxOptions } from "./check.ts";
 import { processPrefix } from "./command.ts";
 import { EventHub } from "./events.ts";
@@ -56,14 +56,7 @@ export async function startSandbox(options: SandboxOptions): Promise<SandboxPart
   requireRoot();
   const { timeoutMs = startTimeoutMs } = options;
   using limit = scope(options.signal, timeoutMs, "the creation of a sandbox");
-  try {
-    return await start(options, limit.signal);
-  } catch (error) {
-    if (!options.signal?.aborted) throw error;
-    throw new RuntimeError("canceled", "Cannot create the sandbox: its signal has aborted", {
-      cause: options.signal.reason,
-    });
-  }
+  return await orCanceled("the sandbox", options.signal, () => start(options, limit.signal));
 }
 
 async function start(options: SandboxOptions, signal: AbortSignal): Promise<SandboxParts> {
@@ -124,7 +117,7 @@ interface Origin {
 
 async function openOrigin(id: string, options: SandboxOptions, signal: AbortSignal): Promise<Origin> {
   if (options.template !== undefined) {
-    const opened = await openTemplate(options.template, signal);
+    const opened = openTemplate(options.template);
     return { ...opened, log: createSandboxLog(id, opened.config.logLevel, options.onLog) };
   }
   const config = configOf(options);

@@ -1,16 +1,19 @@
 import { RuntimeError } from "../base/errors.ts";
 import { keepAlive } from "../base/keep-alive.ts";
 import { Mutex } from "../base/mutex.ts";
-import { scope } from "../base/scope.ts";
+import { abortable, scope } from "../base/scope.ts";
 import type { Config } from "../config/config.ts";
+import { chooseAccelerator, inspectHost } from "../hypervisor/accelerator.ts";
 import { createDriver } from "../hypervisor/drivers.ts";
 import { openErofs } from "../image/erofs.ts";
 import type { Image } from "../image/store.ts";
 import { type SavedVm, saveBootedVm } from "../sandbox/saved-vm.ts";
-import type { VmSource } from "../sandbox/vm-source.ts";
+import type { SandboxVm, VmRequest } from "../sandbox/vm.ts";
+import { coldVms, type VmSource } from "../sandbox/vm-source.ts";
 import { checkTemplateOptions } from "./check.ts";
 import { configOf, namespace, newSandboxId, openHostImage, requireRoot } from "./host.ts";
 import { createSandboxLog } from "./log.ts";
+import { orCanceled } from "./canceled.ts";
 import type { TemplateOptions } from "./options.ts";
 import { sweepOnce } from "./sweep.ts";
 
@@ -22,8 +25,8 @@ export interface TemplateParts {
   readonly vms: VmSource;
 }
 
-/** For the sandboxes that are made from it. @throws failed_precondition  it was closed */
-export let openTemplate: (template: Template, signal: AbortSignal) => Promise<TemplateParts>;
+/** For the sandboxes that are made from it. @throws invalid_argument  it is none; failed_precondition  it was closed */
+export let openTemplate: (template: Template) => TemplateParts;
 
 /** Longest wait for an image, which may have to be fetched, and a boot that the configuration limits by itself. */
 const createTimeoutMs = 3_600_000;
@@ -47,11 +50,18 @@ export class Template implements AsyncDisposable {
   readonly #parts: Omit<TemplateParts, "vms">;
   readonly #save: (signal: AbortSignal) => Promise<SavedVm>;
   readonly #changes = new Mutex();
+  readonly #over = new AbortController();
   #saved: SavedVm | undefined;
-  #isClosed = false;
 
   static {
-    openTemplate = (template, signal) => template.#open(signal);
+    openTemplate = (template) => {
+      if (!(#saved in (Object(template) as object)))
+        throw new RuntimeError(
+          "invalid_argument",
+          'Cannot use "template": expected what Template.create resolves with',
+        );
+      return template.#open();
+    };
   }
 
   private constructor(parts: Omit<TemplateParts, "vms">, save: (signal: AbortSignal) => Promise<SavedVm>) {
@@ -62,16 +72,20 @@ export class Template implements AsyncDisposable {
   /**
    * Boots a VM and saves it.
    *
-   * @throws failed_precondition  this machine or its configuration has no vhost-vsock, no QEMU, or another machine type
+   * @throws failed_precondition  this machine or its configuration has no vhost-vsock, another hypervisor than QEMU, or another
+   *                              machine than "microvm"
    * @throws invalid_argument, not_found, permission_denied, unavailable, deadline_exceeded, canceled  as `Sandbox.create`
    */
   static create(options: TemplateOptions): Promise<Template> {
     return keepAlive(Template.#create(options));
   }
 
-  /** Frees the memory. Sandboxes that were made from it stay. Safe to call twice. */
+  /**
+   * Ends it. Sandboxes that were made from it stay, and the memory that was saved with the last of them; those that are being made are waited
+   * for. Safe to call twice.
+   */
   close(): Promise<void> {
-    this.#isClosed = true;
+    this.#over.abort(closed());
     return keepAlive(this.#changes.run(() => this.#drop()));
   }
 
@@ -82,10 +96,14 @@ export class Template implements AsyncDisposable {
   static async #create(options: TemplateOptions): Promise<Template> {
     checkTemplateOptions(options);
     requireRoot();
-    using limit = scope(options.signal, options.timeoutMs ?? createTimeoutMs, "the creation of a template");
-    const { signal } = limit;
+    const { timeoutMs = createTimeoutMs } = options;
+    using limit = scope(options.signal, timeoutMs, "the creation of a template");
+    return await orCanceled("the template", options.signal, () => Template.#make(options, limit.signal));
+  }
+
+  static async #make(options: TemplateOptions, signal: AbortSignal): Promise<Template> {
     signal.throwIfAborted();
-    const config = fixedSize(configOf(options));
+    const config = await fixed(configOf(options));
     const log = createSandboxLog("template", config.logLevel, options.onLog);
     await sweepOnce(config, log);
     const image = await openHostImage(options.image, { config, log, signal });
@@ -96,24 +114,45 @@ export class Template implements AsyncDisposable {
         sandboxId: newSandboxId(),
         config,
         hypervisor: await createDriver(config, (text) => log.warn(text)),
-        rootImage,
+        // Made anew when it is gone.
+        rootImage: await openErofs(image, saveSignal),
         log,
         signal: saveSignal,
       }),
     );
-    await template.#open(signal);
+    await template.#changes.run(() => template.#current(signal));
     return template;
   }
 
-  /** Saved anew when a file that it was made of has changed since. */
-  #open(signal: AbortSignal): Promise<TemplateParts> {
-    return this.#changes.run(async () => {
-      if (this.#isClosed)
-        throw new RuntimeError("failed_precondition", "Cannot use the template: it was closed");
-      if (this.#saved?.isCurrent() === false) await this.#drop();
-      this.#saved ??= await this.#save(signal);
-      return { ...this.#parts, vms: this.#saved.source() };
+  #open(): TemplateParts {
+    if (this.#over.signal.aborted) throw closed();
+    return {
+      ...this.#parts,
+      vms: { ...coldVms, originMs: performance.now(), boot: (request) => this.#restore(request) },
+    };
+  }
+
+  async #restore(request: VmRequest): Promise<SandboxVm> {
+    const { signal } = request;
+    // The restore begins before anything else can happen to what was saved.
+    const begun = this.#changes.run(async () => {
+      signal.throwIfAborted();
+      const saved = await this.#current(signal);
+      return { vm: saved.restore(request) };
     });
+    begun.then(
+      ({ vm }) => vm.catch(() => {}),
+      () => {},
+    );
+    const { vm } = await abortable(begun, signal);
+    return await vm;
+  }
+
+  /** Saved anew when a file that it was made of has changed since. */
+  async #current(signal: AbortSignal): Promise<SavedVm> {
+    this.#over.signal.throwIfAborted();
+    if (this.#saved?.isCurrent() === false) await this.#drop();
+    return (this.#saved ??= await this.#save(AbortSignal.any([signal, this.#over.signal])));
   }
 
   async #drop(): Promise<void> {
@@ -123,10 +162,15 @@ export class Template implements AsyncDisposable {
   }
 }
 
-/** Whatever limits its sandboxes have, their VM is as large as the saved one. */
-function fixedSize(config: Config): Config {
+function closed(): RuntimeError {
+  return new RuntimeError("failed_precondition", "Cannot use the template: it was closed");
+}
+
+/** Whatever its sandboxes ask for, their VM is the saved one's like. */
+async function fixed(config: Config): Promise<Config> {
   return {
     ...config,
+    accel: chooseAccelerator(config.accel, await inspectHost()),
     memoryMiB: config.memoryMiB || config.defaultMemoryMiB,
     vcpus: config.vcpus || config.defaultVcpus,
   };

@@ -17,7 +17,6 @@ import { sizeOf, thisHost, type VmSize } from "./sizing.ts";
 import { startVm } from "./start-vm.ts";
 import { Timeline } from "./timeline.ts";
 import { bootSandboxVm, type SandboxVm, unless, type VmRequest } from "./vm.ts";
-import { coldVms, type VmSource } from "./vm-source.ts";
 
 export interface SaveOptions
   extends Pick<VmRequest, "namespace" | "sandboxId" | "config" | "hypervisor" | "log" | "signal"> {
@@ -30,10 +29,10 @@ export interface SaveOptions
  * a name, so that it is gone with this process, and nobody who has it can write to it.
  */
 export interface SavedVm extends AsyncDisposable {
-  /** Whether a VM that is booted now would be of the same files. */
+  /** Whether a VM that is booted now would be of the same files, and the saved one can be restored at all. */
   isCurrent(): boolean;
-  /** For a sandbox, whose boot becomes a restore. One that asks for something else is booted. */
-  source(): VmSource;
+  /** Instead of `bootSandboxVm`. A sandbox that asks for something else than the saved VM has is booted. */
+  restore(request: VmRequest): Promise<SandboxVm>;
 }
 
 /**
@@ -52,7 +51,7 @@ export async function saveBootedVm(options: SaveOptions): Promise<SavedVm> {
   cleanup.defer("memory", () => closeSync(memoryFd));
   const stateFd = native.makeMemfd("caisson-state", 0);
   cleanup.defer("state of the devices", () => closeSync(stateFd));
-  const guests = HeldGuests.listen();
+  const guests = new HeldGuests();
   cleanup.defer("ready listener", () => guests[Symbol.asyncDispose]());
   const host = await createHostState(namespace, sandboxId, config);
   let macAddress: string;
@@ -93,7 +92,6 @@ interface Saving {
 async function bootAndSave(saving: Saving, signal: AbortSignal): Promise<string> {
   const { options, host, guests, memoryFd, stateFd } = saving;
   await using cleanup = new Cleanup();
-  let held: ReturnType<HeldGuests["expectFirst"]> | undefined;
   const request: VmRequest = {
     ...options,
     host,
@@ -107,14 +105,14 @@ async function bootAndSave(saving: Saving, signal: AbortSignal): Promise<string>
   };
   const origin = {
     memory: { tag: "kept", fd: memoryFd } as const,
-    listen: (guest: GuestAddress) => Promise.resolve((held = guests.expectFirst(kernelCid(guest)))),
+    listen: async (guest: GuestAddress) => guests.expectFirst(kernelCid("save", guest)),
   };
-  const { vm, network, over } = await startVm(request, origin, cleanup, signal);
+  const { vm, vsock, network, over } = await startVm(request, origin, cleanup, signal);
   try {
-    await unless(over, held?.ready(signal) ?? Promise.resolve());
-    cleanup.defer("connection to the guest", () => held?.release());
+    await unless(over, vsock.ready.ready(signal));
     await vm.save(stateFd, signal);
   } catch (error) {
+    signal.throwIfAborted();
     throw new RuntimeError(
       codeOf(error),
       `Cannot save a VM: ${describe(error)}; ${describeConsole(vm.consoleTail())}`,
@@ -125,11 +123,11 @@ async function bootAndSave(saving: Saving, signal: AbortSignal): Promise<string>
 }
 
 /** @throws failed_precondition  the guest is reached in another way than by the kernel's vhost-vsock */
-function kernelCid(guest: GuestAddress): number {
+function kernelCid(verb: "save" | "restore", guest: GuestAddress): number {
   if (guest.tag === "vsock") return guest.cid;
   throw new RuntimeError(
     "failed_precondition",
-    'Cannot save a VM: vhost-device-vsock cannot be saved, and this kernel has no vhost-vsock; load the module ("modprobe vhost_vsock") and leave vsock = "auto"',
+    `Cannot ${verb} a VM: vhost-device-vsock cannot be saved, and this kernel has no vhost-vsock; load the module ("modprobe vhost_vsock") and leave vsock = "auto"`,
   );
 }
 
@@ -154,19 +152,13 @@ class MemorySavedVm implements SavedVm {
 
   isCurrent(): boolean {
     const { files, options } = this.#saved;
-    return describeVmFiles(options.config, options.rootImage) === files;
+    return !this.#saved.guests.isPortLost && describeVmFiles(options.config, options.rootImage) === files;
   }
 
-  source(): VmSource {
-    return {
-      ...coldVms,
-      originMs: performance.now(),
-      boot: async (request) => {
-        if (this.#suits(request)) return await this.#use(() => this.#restore(request));
-        request.log.info("the saved VM does not suit: another one is booted");
-        return await coldVms.boot(request);
-      },
-    };
+  async restore(request: VmRequest): Promise<SandboxVm> {
+    if (this.#suits(request)) return await this.#use(() => this.#restore(request));
+    request.log.info("the saved VM does not suit: another one is booted");
+    return await bootSandboxVm(request);
   }
 
   #suits({
@@ -210,7 +202,7 @@ class MemorySavedVm implements SavedVm {
     return await bootSandboxVm(request, {
       memory: { tag: "restored", fd: memoryFd, stateFd: state.fd },
       macAddress,
-      listen: (guest) => Promise.resolve(guests.expectRestored(kernelCid(guest))),
+      listen: async (guest) => guests.expectRestored(kernelCid("restore", guest)),
     });
   }
 

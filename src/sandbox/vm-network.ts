@@ -65,7 +65,7 @@ function cardsOf(
   if (nics.length > 1) {
     throw new RuntimeError(
       "failed_precondition",
-      `Cannot attach ${nics.length} links of the network namespace: a VM that is restored has one network card`,
+      `Cannot attach ${nics.length} links of the network namespace: a VM that is restored has one network card; make a sandbox without a template`,
     );
   }
   return { nics: nics.map((nic) => ({ ...nic, macAddress })), guest: overSpare(guest, macAddress) };
