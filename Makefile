@@ -60,6 +60,9 @@ gen: ## generate src/gen from proto
 bench: build ## measure starts, execs, bytes, files, memory: build/bench/results.json, docs/benchmarks
 	@scripts/bench
 
+bench-lab: build ## measure in the lab what needs KVM and vhost-vsock: templates, memory
+	@scripts/lab bench
+
 bench-compare: ## measure this checkout and BASE=revision in turn, and print the ratios
 	@scripts/bench-compare
 
@@ -81,4 +84,4 @@ install: build ## install below $(DESTDIR)$(PREFIX)
 clean: ## remove build/; the cache stays
 	@scripts/clean
 
-.PHONY: help run build test test-all fuzz test-podman test-docker test-library test-faults lab lab-shell test-lab check fix gen bench bench-compare agent native guest kernel install clean
+.PHONY: help run build test test-all fuzz test-podman test-docker test-library test-faults lab lab-shell test-lab check fix gen bench bench-lab bench-compare agent native guest kernel install clean

@@ -63,6 +63,18 @@ test.for([...hosts, q35])(
   },
 );
 
+test("sandboxes of a template go on from its memory", async (context) => {
+  if (image.tag === "missing") context.skip(image.reason);
+  const settings = `CAISSON_TEST_PATIENCE=5 CAISSON_TEST_SETTINGS='${microvm.settings}' NO_COLOR=1`;
+  const vitest = "build/libexec/node node_modules/vitest/vitest.mjs run --project library --no-isolate";
+  const chosen = "test/library/template.test.ts --testNamePattern='go on from its memory'";
+  const script = `mkdir -p build/test; ${settings} ${vitest} ${chosen} --reporter=verbose`;
+  const result = await run(script, { timeoutMs: guestTestTimeoutMs });
+
+  expect(result.exitCode, result.stdout + result.stderr).toBe(0);
+  expect(result.stdout).toMatch(/Tests +1 passed/);
+});
+
 test.for([
   { name: "AF_VSOCK sockets over the kernel's loopback", file: "vsock" },
   { name: "CIDs, taken by several daemons at the same time", file: "cid" },
