@@ -1,5 +1,5 @@
 import type { Duplex } from "node:stream";
-import { describe, RuntimeError } from "../base/errors.ts";
+import { codeOf, describe, RuntimeError } from "../base/errors.ts";
 import { checkId } from "../base/ids.ts";
 import type { Log } from "../base/log.ts";
 import { configFor } from "../config/annotations.ts";
@@ -34,6 +34,8 @@ import { coldVms } from "./vm-source.ts";
 /** A process that ended because somebody asked for its SIGKILL, and because its VM died under it. */
 const killedExitCode = 137;
 const lostExitCode = 255;
+/** How long the end of the VM may take to be noticed after that of a connection to it. */
+const lossNoticeMs = 1_000;
 
 /** A sandbox without a VM yet; its first container boots one. @throws invalid_argument for a bad id or namespace */
 export function createSandbox(options: SandboxOptions): Sandbox {
@@ -213,6 +215,8 @@ class VmSandbox implements Sandbox {
       );
       return this.#assemble(request, { vm: made.vm, host }, { ...made, spec, log });
     } catch (error) {
+      // A broken connection is noticed before the end of the VM that broke it.
+      if (codeOf(error) === "unavailable") await this.#life.noticeLoss(lossNoticeMs);
       await this.#undoCreate(request, host);
       throw this.#life.isLost && this.#containers.size === 0 ? this.#life.lostError(error) : error;
     }

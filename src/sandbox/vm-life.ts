@@ -1,6 +1,7 @@
 import type { AgentEvents } from "../agent-client/agent-types.ts";
 import { describe, RuntimeError } from "../base/errors.ts";
 import { timed } from "../base/metrics.ts";
+import { within } from "../base/scope.ts";
 import { configFor } from "../config/annotations.ts";
 import type { Config } from "../config/config.ts";
 import type { Spec } from "../oci/spec.ts";
@@ -80,6 +81,12 @@ export class VmLife {
   /** Resolves with the close that goes on, if there is one. */
   get closing(): Promise<void> | undefined {
     return this.#closing;
+  }
+
+  /** Waits so long for the end of a VM that runs to be noticed, if it has ended. */
+  async noticeLoss(timeoutMs: number): Promise<void> {
+    const booted = await this.#booted?.catch(() => undefined);
+    if (booted !== undefined) await within(booted.vm.lost, timeoutMs, undefined);
   }
 
   /** The VM that runs or is coming up. Rejects as its boot does. */

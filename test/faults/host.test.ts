@@ -1,4 +1,4 @@
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawnSync } from "node:child_process";
 import {
   existsSync,
   mkdirSync,
@@ -139,10 +139,14 @@ fault(containerd, "the `delete` command", "daemon dead, containerd away, twice",
 });
 
 /** A state directory of so many bytes, in the place of the usual one. */
-function smallStateDirectory(scene: Scene, options: string): Disposable & { readonly path: string } {
+function smallStateDirectory(scene: Scene, options: string): AsyncDisposable & { readonly path: string } {
   const path = scene.containerd.dir.join("run");
   sh("mount", "-t", "tmpfs", "-o", `mode=755,${options}`, "caisson-faults", path);
-  return { path, [Symbol.dispose]: () => sh("umount", path) };
+  // What has ended has let go of it in a moment.
+  const umount = async () => {
+    await expect.poll(() => spawnSync("umount", [path]).status, { timeout: 5_000 }).toBe(0);
+  };
+  return { path, [Symbol.asyncDispose]: umount };
 }
 
 for (const { what, option } of [
@@ -159,7 +163,7 @@ for (const { what, option } of [
       scene.strike(() => {});
       for (let isDone = false; !isDone; step++) {
         expect(step, "steps until it works").toBeLessThan(60);
-        using state = smallStateDirectory(scene, option(step));
+        await using state = smallStateDirectory(scene, option(step));
         const result = await scene.run(["true"]);
         isDone = result.exitCode === 0;
         if (!isDone) {
@@ -189,7 +193,7 @@ for (const { what, option } of [
 }
 
 fault(containerd, "state directory without space", "running, exec, delete", async (scene) => {
-  using state = smallStateDirectory(scene, "size=256k");
+  await using state = smallStateDirectory(scene, "size=256k");
   await scene.start(forever);
   const filler = join(state.path, "filler");
   try {
