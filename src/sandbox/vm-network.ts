@@ -108,7 +108,7 @@ export function lateNetwork(spare: SpareNic | undefined, slots: NicSlots, vmmPid
   let waiting = spare;
   return async (agent: Agent, signal: AbortSignal) => {
     if (waiting === undefined) return;
-    if (vmmPid !== undefined && !hasLink(await readFile(`/proc/${vmmPid}/net/dev`, "latin1"))) return;
+    if (vmmPid !== undefined && !hasLink(await readLinks(vmmPid))) return;
     const { nic } = waiting;
     const network = await waiting.join(slots, signal);
     if (network === undefined) return;
@@ -129,6 +129,17 @@ export function overSpare(network: GuestNetwork, macAddress: string): GuestNetwo
 export function toGuestSettings(network: GuestNetwork): GuestNetworkSettings {
   const interfaces = network.interfaces.map((link) => ({ ...link, addresses: [...link.addresses] }));
   return { ...network, interfaces };
+}
+
+/** @throws unavailable  the VM has ended */
+async function readLinks(vmmPid: number): Promise<string> {
+  try {
+    return await readFile(`/proc/${vmmPid}/net/dev`, "latin1");
+  } catch (cause) {
+    throw new RuntimeError("unavailable", "Cannot look for the sandbox's network: its VM has ended", {
+      cause,
+    });
+  }
 }
 
 /** Whether a namespace has another link than its loopback and our tap (proc_pid_net(5), two lines of heading). */

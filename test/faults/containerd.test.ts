@@ -27,7 +27,7 @@ async function removeWhatIsThere(scene: Scene): Promise<void> {
 
 for (const { phase, delayMs } of [
   { phase: "start of the VM", delayMs: 0 },
-  { phase: "boot of the guest", delayMs: 700 },
+  { phase: "boot of the guest", delayMs: 250 },
 ]) {
   fault(containerd, "SIGKILL of containerd", phase, async (scene) => {
     const run = scene.run(["sleep", "3600"]);
